@@ -1,0 +1,1 @@
+"""Weights and training states in and out of files, without pickle."""

@@ -1,0 +1,1 @@
+"""One module a verb of `art-jax`; what gin configures."""

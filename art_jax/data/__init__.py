@@ -1,0 +1,1 @@
+"""Passages and questions: reading, splitting, tokenising, storing, batching."""

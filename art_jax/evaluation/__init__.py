@@ -1,0 +1,1 @@
+"""Answer matching, measures, run files and the SeqIO evaluator."""

@@ -1,0 +1,1 @@
+"""The sharded embedding table: exact top-K, embedding, refresh, BM25."""

@@ -1,0 +1,1 @@
+"""Papers as thin files: a batch and a loss each."""

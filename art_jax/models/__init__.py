@@ -1,0 +1,1 @@
+"""Flax modules: encoders and the teacher. Layers only, no files, no training."""

@@ -1,0 +1,1 @@
+"""What scores passages by how likely they make the question."""

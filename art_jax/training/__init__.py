@@ -1,0 +1,1 @@
+"""One update, one loop and its hooks, for every method."""

@@ -1,0 +1,1 @@
+"""SeqIO task registrations, one file a benchmark family. No logic."""
