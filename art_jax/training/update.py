@@ -1,0 +1,69 @@
+"""One update, for every method: gradients, optimiser, and a guard against NaN."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from art_jax.types import Params, TrainState
+
+Batch = Any  # a tree of arrays
+Resources = Any  # arrays that are read and not trained: table, token rows, teacher
+# (params, batch, resources, key) -> (loss [], metrics {name: []})
+LossFn = Callable[[Params, Batch, Resources, jax.Array], tuple[jax.Array, dict]]
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation):
+    """Returns `update(state, batch, resources, key) -> (state, metrics)`, jitted once.
+
+    The state is donated. The key of a step is folded from `key` and the step, so a
+    restart draws what the first run drew. A step whose loss or gradient is not finite
+    leaves parameters and optimiser bit for bit as they were, and is counted.
+
+    Args:
+        loss_fn: (params, batch, resources, key) -> (scalar loss, dict of scalars).
+        optimizer: an optax transformation.
+    """
+
+    def update(state, batch, resources, key):
+        key = jax.random.fold_in(key, state.step)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, metrics), grads = grad_fn(state.params, batch, resources, key)
+        grad_norm = optax.global_norm(grads)
+        is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        # optax raises floats to its int32 count; strict promotion would refuse that.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(
+                grads, state.opt_state, state.params
+            )
+        params = optax.apply_updates(state.params, updates)
+        keep = lambda new, old: jnp.where(is_good, new, old)  # noqa: E731
+        skipped = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=jax.tree.map(keep, params, state.params),
+            opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+            skipped_in_a_row=skipped.astype(jnp.int32),
+        )
+        metrics = {
+            **metrics,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "skipped_in_a_row": new_state.skipped_in_a_row,
+        }
+        return new_state, metrics
+
+    return jax.jit(update, donate_argnums=0)

@@ -1,0 +1,69 @@
+"""The schedule's published values, and what decays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from art_jax.errors import ConfigError
+from art_jax.training import optimizers
+
+
+@pytest.mark.parametrize(
+    ("count", "rate"),
+    [
+        (0, 0.0),
+        (1, 1.616815e-7),
+        (50, 8.084074e-6),
+        (123, 1.988682e-5),
+        (124, 1.999951e-5),
+        (1000, 1.858319e-5),
+        (6185, 1.02e-5),
+        (12247, 4.0e-7),
+        (20000, 4.0e-7),
+    ],
+)
+def test_equals_the_published_schedule(count, rate):
+    schedule = optimizers.AdamW().schedule(12370)
+    np.testing.assert_allclose(schedule(count), rate, rtol=1e-4)
+
+
+def test_without_warmup_it_starts_at_the_peak_and_ends_at_zero():
+    schedule = optimizers.linear_schedule(1.0, train_steps=10, warmup_steps=0)
+    np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [1, 0.5, 0])
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(0, 0), (10, 6)])
+def test_refuses_a_warmup_of_more_than_half(steps, warmup):
+    with pytest.raises(ConfigError, match="at most half"):
+        optimizers.linear_schedule(1.0, train_steps=steps, warmup_steps=warmup)
+
+
+def test_biases_and_norms_do_not_decay():
+    params = {
+        "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+        "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+        "embedder": {"embedding": jnp.ones((3, 2))},
+    }
+    optimizer = optimizers.AdamW(warmup_share=0.0).build(10)
+    zeros = optax.tree.zeros_like(params)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    # With no gradient only decay moves a parameter.
+    for still in (*updates["norm"].values(), updates["dense"]["bias"]):
+        np.testing.assert_array_equal(still, 0)
+    np.testing.assert_allclose(updates["dense"]["kernel"], -2e-5 * 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["embedder"]["embedding"], -2e-5 * 0.1, rtol=1e-5)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    # Adam hides the scale of a gradient; a clipped and an unclipped chain on the same
+    # direction give the same first update, so look at the moments instead.
+    params = {"kernel": jnp.zeros(2)}
+    grads = {"kernel": jnp.array([3.0, 4.0])}
+    optimizer = optimizers.AdamW(clip_norm=1.0, warmup_share=0.0).build(10)
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = optimizer.update(grads, optimizer.init(params), params)
+    moment = optax.tree.get(state, "mu")["kernel"]
+    np.testing.assert_allclose(moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
