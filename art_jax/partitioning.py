@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from art_jax.errors import ConfigError
@@ -156,3 +157,9 @@ def logical_sharding(axes: Sequence[str | None], mesh: Mesh) -> NamedSharding:
             used.add(target)
             spec.append(target)
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here; nothing where there is one process."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

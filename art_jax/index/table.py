@@ -7,10 +7,9 @@ import pathlib
 import jax
 import numpy as np
 import tensorstore as ts
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from art_jax import manifest, partitioning
+from art_jax import atomic, manifest, partitioning
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.index import topk
 from art_jax.types import SearchResults
@@ -84,11 +83,10 @@ def save_table(table: EmbeddingTable, directory: pathlib.Path) -> None:
     the finished folder into place, so a kill leaves the old table or none.
     """
     directory = pathlib.Path(directory)
-    unfinished = directory.with_name(directory.name + ".unfinished")
+    unfinished = atomic.unfinished_directory(directory)
     if jax.process_index() == 0:
-        manifest.remove_directory(unfinished)
-        unfinished.mkdir(parents=True)
-    _barrier("table_start")
+        atomic.new_directory(directory)
+    partitioning.barrier("table_start")
     store = _open_store(
         unfinished, table.embeddings.shape, table.embeddings.dtype, table.mesh
     )
@@ -99,7 +97,7 @@ def save_table(table: EmbeddingTable, directory: pathlib.Path) -> None:
     ]
     for write in writes:
         write.result()
-    _barrier("table_written")
+    partitioning.barrier("table_written")
     if jax.process_index() == 0:
         description = {
             "format_version": FORMAT_VERSION,
@@ -111,8 +109,8 @@ def save_table(table: EmbeddingTable, directory: pathlib.Path) -> None:
             "evidence_digest": table.evidence_digest,
         }
         manifest.write_manifest(unfinished, description)
-        manifest.replace_directory(unfinished, directory)
-    _barrier("table_saved")
+        atomic.finish_directory(directory)
+    partitioning.barrier("table_saved")
 
 
 def load_table(
@@ -129,7 +127,8 @@ def load_table(
         CorruptError: a file is missing, damaged, or of another version.
     """
     directory = pathlib.Path(directory)
-    description = manifest.read_manifest(directory, verify=verify)
+    atomic.recover_directory(directory)
+    description = manifest.verify_manifest(directory, check_digests=verify)["extra"]
     if description.get("kind") != "embedding_table":
         raise CorruptError(f"{directory} does not hold an embedding table.")
     if description["format_version"] != FORMAT_VERSION:
@@ -182,15 +181,10 @@ def _open_store(directory, shape, dtype, mesh):
         ts.open(
             spec, create=True, dtype=np.dtype(dtype).name, shape=list(shape)
         ).result()
-    _barrier("table_created")
+    partitioning.barrier("table_created")
     return ts.open(_store_spec(directory), read=True, write=True).result()
 
 
 @functools.lru_cache(maxsize=64)
 def _largest_divisor(number: int, at_most: int) -> int:
     return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -25,7 +25,12 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     )
 
 
-def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation):
+def make_update(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    state_sharding: jax.sharding.Sharding | None = None,
+):
     """Returns `update(state, batch, resources, key) -> (state, metrics)`, jitted once.
 
     The state is donated. The key of a step is folded from `key` and the step, so a
@@ -35,6 +40,7 @@ def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation):
     Args:
         loss_fn: (params, batch, resources, key) -> (scalar loss, dict of scalars).
         optimizer: an optax transformation.
+        state_sharding: how the new state is laid out; None: as the compiler likes.
     """
 
     def update(state, batch, resources, key):
@@ -58,6 +64,8 @@ def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation):
             opt_state=jax.tree.map(keep, opt_state, state.opt_state),
             skipped_in_a_row=skipped.astype(jnp.int32),
         )
+        if state_sharding is not None:
+            new_state = jax.lax.with_sharding_constraint(new_state, state_sharding)
         metrics = {
             **metrics,
             "loss": loss,

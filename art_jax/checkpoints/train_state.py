@@ -1,0 +1,146 @@
+"""Training checkpoints: an Orbax tree, what describes it, and digests of both.
+
+    <directory>/checkpoint_1234/state/         Orbax, any tree of arrays
+    <directory>/checkpoint_1234/run.json       facts about the run at that step
+    <directory>/checkpoint_1234/manifest.json  bytes and digest of every file
+
+A checkpoint is written beside its place and moved there whole, so a kill leaves the
+one before it. Restoring verifies the digests and falls back to the newest good step.
+"""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from art_jax import atomic, manifest, partitioning
+from art_jax.errors import ConfigError, CorruptError
+
+_NAME = re.compile(r"checkpoint_(\d+)")
+
+
+def all_steps(directory: pathlib.Path) -> list[int]:
+    """Returns the steps that have a finished checkpoint, in rising order."""
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        return []
+    matches = (_NAME.fullmatch(path.name) for path in directory.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def save_checkpoint(
+    directory: pathlib.Path, step: int, tree: Any, info: dict, *, keep: int
+) -> None:
+    """Writes a checkpoint, all of it or nothing, then removes the oldest. Collective.
+
+    Args:
+        directory: of all checkpoints of a run.
+        step: its number; a checkpoint of the same step is replaced.
+        tree: of arrays, laid out on any number of devices.
+        info: JSON values that describe the run at that step.
+        keep: how many of the newest checkpoints stay, >= 1.
+    """
+    directory = pathlib.Path(directory).absolute()
+    final = directory / f"checkpoint_{step}"
+    unfinished = atomic.unfinished_directory(final)
+    if jax.process_index() == 0:
+        atomic.new_directory(final)
+    partitioning.barrier("checkpoint_start")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(unfinished / "state", tree)
+        checkpointer.wait_until_finished()
+    partitioning.barrier("checkpoint_written")
+    if jax.process_index() == 0:
+        text = json.dumps({**info, "step": step, "arrays": _shapes(tree)}, indent=1)
+        (unfinished / "run.json").write_text(text, encoding="utf-8")
+        manifest.write_manifest(unfinished, {"kind": "training_checkpoint"})
+        atomic.finish_directory(final)
+        for old in all_steps(directory)[:-keep]:
+            atomic.remove_directory(directory / f"checkpoint_{old}")
+    partitioning.barrier("checkpoint_saved")
+
+
+def read_info(directory: pathlib.Path) -> dict | None:
+    """Returns the facts of the newest undamaged checkpoint, None where there is none.
+
+    Damaged ones are named in the log and passed over.
+
+    Raises:
+        CorruptError: there are checkpoints and every one is damaged.
+    """
+    directory = pathlib.Path(directory)
+    steps = all_steps(directory)
+    for step in reversed(steps):
+        path = directory / f"checkpoint_{step}"
+        try:
+            manifest.verify_manifest(path)
+            return json.loads((path / "run.json").read_text(encoding="utf-8"))
+        except CorruptError as error:
+            logging.warning("passing over a damaged checkpoint: %s", error)
+    if steps:
+        raise CorruptError(
+            f"every checkpoint in {directory} is damaged (steps {steps}): remove the "
+            "folder to start again, or restore it from a copy."
+        )
+    return None
+
+
+def restore_checkpoint(directory: pathlib.Path, info: dict, abstract_tree: Any) -> Any:
+    """Returns the tree of the checkpoint `info` was read from.
+
+    Args:
+        directory: of all checkpoints of a run.
+        info: from `read_info`.
+        abstract_tree: jax.ShapeDtypeStruct leaves with shardings: where and how each
+            array is to be laid out, on any number of devices.
+
+    Raises:
+        ConfigError: the checkpoint is of another model; names the first arrays that
+            differ.
+    """
+    path = pathlib.Path(directory).absolute() / f"checkpoint_{info['step']}"
+    check_same_arrays(info["arrays"], _shapes(abstract_tree), path)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path / "state", abstract_tree)
+
+
+def check_same_arrays(held: dict, wanted: dict, path: pathlib.Path) -> None:
+    """Raises where a checkpoint's arrays are not those the model has.
+
+    Args:
+        held: array path -> [shape, dtype] of the checkpoint.
+        wanted: the same of the model.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    differences = [
+        f"{name}: the checkpoint has {held.get(name, 'nothing')}, "
+        f"the model {wanted.get(name, 'nothing')}"
+        for name in sorted({*held, *wanted})
+        if held.get(name) != wanted.get(name)
+    ]
+    if differences:
+        shown = "\n  ".join(differences[:5])
+        raise ConfigError(
+            f"{path} is a checkpoint of another model; {len(differences)} arrays "
+            f"differ:\n  {shown}\nUse the configuration it was made with, or another "
+            "MODEL_DIR."
+        )
+
+
+def _shapes(tree: Any) -> dict:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [
+            list(leaf.shape),
+            np.dtype(leaf.dtype).name,
+        ]
+        for path, leaf in leaves
+    }

@@ -1,0 +1,236 @@
+"""ART: a retriever trained from questions alone (Sachan et al., arXiv:2206.10658).
+
+Each step embeds the questions, searches the table, lets the teacher say how likely
+each passage found makes the question, and moves the retriever's choice among them
+towards the teacher's. On the device it is one compiled program.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from art_jax import partitioning
+from art_jax.data.batches import batch_rows
+from art_jax.errors import ConfigError
+from art_jax.index.topk import sharded_top_k
+from art_jax.losses import distillation
+from art_jax.methods.workspace import TEACHER, Workspace
+from art_jax.models.dual_encoder import DualEncoder
+from art_jax.teacher.interface import Teacher
+from art_jax.training.loop import Problem
+from art_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Art:
+    """ART's settings; the defaults are those of the published T0-3B runs.
+
+    teacher: what scores the passages.
+    num_passages: K, passages kept a question, from the table in use.
+    temperature: divides the retriever's dot products; None: the square root of the
+        embedding width (the official code; the paper says cross-validated).
+    teacher_scale: multiplies the teacher's mean log-likelihoods before the softmax.
+    dropout: in the retriever, the question's search included.
+    train_query_tower, train_passage_tower: False holds a tower still.
+    exclude_source: never offer a question the passage it was made from. The official
+        code means to and never does, so the default is not to.
+    """
+
+    teacher: Teacher
+    num_passages: int = 32
+    temperature: float | None = None
+    teacher_scale: float = 1.0
+    dropout: bool = True
+    train_query_tower: bool = True
+    train_passage_tower: bool = True
+    exclude_source: bool = False
+
+    def bind(self, workspace: Workspace, *, batch_size: int, seed: int) -> Problem:
+        """Returns the batches and the loss of a run.
+
+        Raises:
+            ConfigError: K is above the number of passages, there are no questions, or
+                the batch does not fit them or the mesh.
+        """
+        self._check(workspace, batch_size)
+        queries, evidence = workspace.queries, workspace.evidence
+        tokenizer = workspace.tokenizers[TEACHER]
+        teacher_params = self.teacher.load(
+            evidence.token_tables[TEACHER], tokenizer, workspace.mesh
+        )
+        teacher_rows = workspace.rows_of(
+            TEACHER, self.teacher.passage_layout(tokenizer)
+        )
+        examples = {
+            "query_tokens": queries.tokens,
+            "teacher_questions": self.teacher.question_rows(tokenizer, queries.texts),
+            "excluded_rows": self._excluded_rows(workspace),
+        }
+
+        def make_batch(step: int) -> dict[str, jax.Array]:
+            rows = batch_rows(
+                queries.num_questions, batch_size, seed=seed, step=step
+            )
+            return workspace.put_batch(
+                {name: array[rows] for name, array in examples.items()}
+            )
+
+        def resources(table):
+            arrays = {
+                "embeddings": table.embeddings,
+                "num_rows": np.int32(table.num_rows),
+                "teacher_params": teacher_params,
+            }
+            if not workspace.stream_tokens:
+                arrays["passage_tokens"] = workspace.passages.tokens
+                arrays["teacher_tokens"] = teacher_rows.tokens
+            return arrays
+
+        def gather(resources, rows):
+            return {
+                "rows": rows,
+                "passage_tokens": dataclasses.replace(
+                    workspace.passages, tokens=resources["passage_tokens"]
+                ).gather(rows),
+                "teacher_tokens": dataclasses.replace(
+                    teacher_rows, tokens=resources["teacher_tokens"]
+                ).gather(rows),
+            }
+
+        retrieve = functools.partial(self.retrieve, workspace)
+        if not workspace.stream_tokens:
+
+            def loss(params, batch, resources, key):
+                rows = retrieve(params, batch, resources, key)
+                candidates = gather(resources, rows)
+                return self.loss(
+                    workspace.encoder, params, batch | candidates, resources, key
+                )
+
+            return Problem(make_batch, loss, resources)
+
+        jitted_retrieve = jax.jit(retrieve)
+
+        def complete(train, batch, resources, key):
+            key = jax.random.fold_in(key, train.step)
+            rows = jitted_retrieve(train.params, batch, resources, key)
+            rows = partitioning.to_host(rows)
+            return batch | {
+                "rows": partitioning.put_global(
+                    rows, partitioning.batch_sharding(workspace.mesh)
+                ),
+                "passage_tokens": workspace.passages.gather(rows),
+                "teacher_tokens": teacher_rows.gather(rows),
+            }
+
+        loss = functools.partial(self.loss, workspace.encoder)
+        return Problem(make_batch, loss, resources, complete)
+
+    def retrieve(
+        self, workspace: Workspace, params: Params, batch, resources, key: jax.Array
+    ) -> jax.Array:
+        """Returns the K best rows of the table for each question, [B, K] int32.
+
+        The question is embedded by today's weights, with the dropout that `loss` will
+        use; the table's rows may be older. No gradient flows through the choice.
+        """
+        queries = workspace.encoder.encode_query(
+            params, batch["query_tokens"], key=self._keys(key)[0]
+        )
+        return sharded_top_k(
+            jax.lax.stop_gradient(queries),
+            resources["embeddings"],
+            k=self.num_passages,
+            num_rows=resources["num_rows"],
+            mesh=workspace.mesh,
+            excluded_rows=batch["excluded_rows"],
+        ).rows
+
+    def loss(
+        self, encoder: DualEncoder, params: Params, batch, resources, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the mean KL from the teacher's choice to the retriever's.
+
+        Args:
+            encoder: the retriever.
+            params: its parameters.
+            batch: query_tokens [B, Q], teacher_questions [B, T], rows [B, K] (-1 for
+                no passage), passage_tokens [B, K, L], teacher_tokens [B, K, tokens];
+                all int32.
+            resources: teacher_params among them.
+            key: consumed, for dropout.
+
+        Returns:
+            The loss in nats, and metrics.
+        """
+        query_key, passage_key = self._keys(key)
+        queries_BD = encoder.encode_query(
+            params, batch["query_tokens"], key=query_key
+        )
+        tokens_BKL = batch["passage_tokens"]
+        passages_BKD = encoder.encode_passage(
+            params, tokens_BKL.reshape(-1, tokens_BKL.shape[-1]), key=passage_key
+        ).reshape(*tokens_BKL.shape[:2], -1)
+        if not self.train_query_tower:
+            queries_BD = jax.lax.stop_gradient(queries_BD)
+        if not self.train_passage_tower:
+            passages_BKD = jax.lax.stop_gradient(passages_BKD)
+        student_BK = jnp.einsum("bd,bkd->bk", queries_BD, passages_BKD)
+        teacher_BK = self.teacher.score(
+            resources["teacher_params"],
+            batch["teacher_questions"],
+            batch["teacher_tokens"],
+        )
+        is_passage_BK = batch["rows"] >= 0
+        temperature = self.temperature or encoder.width**0.5
+        losses_B = distillation.teacher_kl(
+            student_BK,
+            teacher_BK,
+            temperature=temperature,
+            teacher_scale=self.teacher_scale,
+            where=is_passage_BK,
+        )
+        best_of_teacher = jnp.argmax(
+            jnp.where(is_passage_BK, teacher_BK, -jnp.inf), axis=1
+        )
+        best_of_student = jnp.argmax(
+            jnp.where(is_passage_BK, student_BK, -jnp.inf), axis=1
+        )
+        metrics = {
+            "teacher_entropy": distillation.entropy(
+                teacher_BK * self.teacher_scale, is_passage_BK
+            ).mean(),
+            "retriever_entropy": distillation.entropy(
+                student_BK / temperature, is_passage_BK
+            ).mean(),
+            "agreement": (best_of_teacher == best_of_student).mean(),
+        }
+        return losses_B.mean(), metrics
+
+    def _keys(self, key: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
+        if not self.dropout:
+            return None, None
+        query_key, passage_key = jax.random.split(key)
+        return query_key, passage_key
+
+    def _excluded_rows(self, workspace: Workspace) -> np.ndarray:
+        """Returns [n, 1] int32 rows to leave out of a question's candidates, or -1."""
+        source_ids = workspace.queries.source_ids
+        if not self.exclude_source:
+            return np.full((len(source_ids), 1), -1, np.int32)
+        rows = [workspace.evidence.row_of(name) if name else -1 for name in source_ids]
+        return np.array(rows, np.int32)[:, None]
+
+    def _check(self, workspace: Workspace, batch_size: int) -> None:
+        workspace.check_batch_size(batch_size)
+        if workspace.queries is None:
+            raise ConfigError("ART trains on questions: give QUERIES or a task of them.")
+        num_rows = workspace.evidence.num_passages - self.exclude_source
+        if not 1 <= self.num_passages <= num_rows:
+            raise ConfigError(
+                f"PASSAGES_PER_QUERY is {self.num_passages}, but a question has "
+                f"{num_rows} passages to find: choose 1 to {num_rows}."
+            )

@@ -1,0 +1,42 @@
+"""What every teacher offers: its texts as tokens, its weights, its scores."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from art_jax.data.layouts import Layout, TokenTable
+from art_jax.types import Params
+
+
+class Teacher(Protocol):
+    """Scores passages by how likely they make a question.
+
+    The arrays a step needs are made once: passages laid out in device memory, the
+    questions as rows. `score` then runs inside the compiled step.
+    """
+
+    def make_tokenizer(self, texts: Iterable[str]) -> Any:
+        """Returns its tokeniser; `texts` are the evidence's, for those that learn."""
+
+    def passage_layout(self, tokenizer: Any) -> Layout:
+        """Returns how it reads a passage."""
+
+    def question_rows(self, tokenizer: Any, questions: Sequence[str]) -> np.ndarray:
+        """Returns how it reads questions, [n, T] int32."""
+
+    def load(self, tokens: TokenTable, tokenizer: Any, mesh: Mesh) -> Params:
+        """Returns its parameters on the mesh; `tokens` are the evidence's."""
+
+    def score(
+        self, params: Params, question_tokens: jax.Array, passage_tokens: jax.Array
+    ) -> jax.Array:
+        """Returns [B, K] float32, mean log-likelihoods of a question token in nats.
+
+        Args:
+            params: from `load`.
+            question_tokens: [B, T] int32, from `question_rows`.
+            passage_tokens: [B, K, tokens] int32, laid out by `passage_layout`.
+        """

@@ -1,0 +1,294 @@
+"""Hooks of the loop: refresh the table, evaluate, save and resume; progress."""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from art_jax.checkpoints import train_state
+from art_jax.errors import ConfigError
+from art_jax.index.refresh import Refresher, refresh
+from art_jax.training import preemption
+from art_jax.training.loop import Best, Hook, Observer, RunState, copy_params
+from art_jax.training.metrics import MetricsWriter
+from art_jax.types import Params
+
+
+def refresh_hook(
+    refresher: Refresher,
+    passage_side: Callable[[Params], Params],
+    *,
+    every_steps: int,
+    last_step: int,
+    report: Callable[[str], None],
+) -> Hook:
+    """Returns a hook that embeds the evidence again every so many steps.
+
+    Args:
+        refresher: what stays the same between refreshes.
+        passage_side: the part of the parameters that passage embeddings depend on, as
+            `refresher.encode` takes it.
+        every_steps: refresh at step 0 and each multiple of this.
+        last_step: refresh at this one too.
+        report: told one line after each refresh.
+    """
+
+    def hook(run: RunState, step: int) -> RunState:
+        is_due = step % every_steps == 0 or step == last_step
+        is_fresh = run.table is not None and run.table.table_step == step
+        if not is_due or is_fresh:
+            return run
+        params = copy_params(passage_side(run.train.params))
+        started = time.monotonic()
+        table = refresh(
+            refresher,
+            params,
+            step=step,
+            generation=0 if run.table is None else run.table.generation + 1,
+            on_progress=lambda num_rows: preemption.poll(),
+        )
+        seconds = time.monotonic() - started
+        report(
+            f"table generation {table.generation} from step {step}: {table.num_rows:,} "
+            f"passages in {seconds:.1f} s ({table.num_rows / seconds:,.0f}/s)"
+        )
+        return dataclasses.replace(run, table=table, table_params=params)
+
+    return hook
+
+
+def evaluate_hook(
+    evaluate: Callable[[RunState], Mapping[str, float]],
+    *,
+    measure: str | None,
+    every_steps: int,
+    last_step: int,
+    writer: MetricsWriter | None,
+    save_best: Callable[[RunState, int], None],
+    report: Callable[[str], None],
+) -> Hook:
+    """Returns a hook that evaluates, and keeps the best step by `measure`.
+
+    It runs after a refresh of the same step, so the table is never stale.
+
+    Args:
+        evaluate: run -> measures.
+        measure: the name of the one to choose by; higher is better. None: the last
+            evaluation is the best.
+        every_steps: evaluate at each multiple of this, step 0 included.
+        last_step: evaluate at this one too.
+        writer: of metrics, on the first process only.
+        save_best: (run, step), called when the measure is higher than ever before.
+        report: told one line each time.
+    """
+
+    def hook(run: RunState, step: int) -> RunState:
+        if step % every_steps and step != last_step:
+            return run
+        values = evaluate(run)
+        if measure is not None and measure not in values:
+            raise ConfigError(
+                f"there is no measure {measure!r} to choose the best step by; there "
+                f"are {', '.join(values)}."
+            )
+        if writer is not None:
+            writer.write(step, {f"dev/{name}": v for name, v in values.items()})
+        line = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        value = float(step) if measure is None else values[measure]
+        if run.best is not None and value <= run.best.value:
+            report(f"dev at step {step}: {line}")
+            return run
+        report(f"dev at step {step}: {line}  (best so far)")
+        save_best(run, step)
+        return dataclasses.replace(run, best=Best(step, value))
+
+    return hook
+
+
+def keep_last_hook(
+    save_best: Callable[[RunState, int], None], *, last_step: int
+) -> Hook:
+    """Returns a hook that keeps the last step's weights, where nothing is evaluated."""
+
+    def hook(run: RunState, step: int) -> RunState:
+        if step == last_step:
+            save_best(run, step)
+        return run
+
+    return hook
+
+
+def save_hook(
+    save: Callable[[RunState, int, bool], None], *, every_steps: int, last_step: int
+) -> Hook:
+    """Returns a hook that saves the run every so many steps, and at the last one.
+
+    Args:
+        save: (run, step, True); it must be the last hook of a boundary.
+        every_steps: save at each multiple of this but 0.
+        last_step: save at this one too.
+    """
+
+    def hook(run: RunState, step: int) -> RunState:
+        if step and (step % every_steps == 0 or step == last_step):
+            save(run, step, True)
+        return run
+
+    return hook
+
+
+def save_run(
+    directory: pathlib.Path,
+    run: RunState,
+    step: int,
+    *,
+    boundary_done: bool,
+    finished: bool,
+    keep: int,
+) -> None:
+    """Saves all a resumed run needs; the table as the weights that made it.
+
+    Args:
+        directory: of the run's checkpoints.
+        run: what to save.
+        step: the steps done.
+        boundary_done: the hooks of this step's boundary have run.
+        finished: nothing is left to do.
+        keep: checkpoints that stay.
+    """
+    tree = {"train": run.train}
+    table = None
+    if run.table is not None:
+        tree["table_params"] = run.table_params
+        table = {
+            "generation": run.table.generation,
+            "step": run.table.table_step,
+            "evidence_digest": run.table.evidence_digest,
+        }
+    best = None if run.best is None else dataclasses.asdict(run.best)
+    info = {
+        "boundary_done": boundary_done,
+        "finished": finished,
+        "table": table,
+        "best": best,
+    }
+    train_state.save_checkpoint(directory, step, tree, info, keep=keep)
+
+
+def resume_run(
+    directory: pathlib.Path,
+    info: dict,
+    fresh: RunState,
+    refresher: Refresher,
+    passage_side: Callable[[Params], Params],
+) -> tuple[RunState, bool]:
+    """Returns a saved run and whether its boundary's hooks are done.
+
+    The table in use is built again from the weights that made it, which on the same
+    devices gives the same bits.
+
+    Args:
+        directory: of the run's checkpoints.
+        info: of the newest one, from `train_state.read_info`.
+        fresh: a run before its first step, for shapes and layout.
+        refresher: embeds the evidence.
+        passage_side: as for `refresh_hook`.
+
+    Raises:
+        ConfigError: it was trained on other passages, or is of another model.
+    """
+    held = info["table"]
+    tree = {"train": fresh.train}
+    if held is not None:
+        tree["table_params"] = passage_side(fresh.train.params)
+        if held["evidence_digest"] != refresher.evidence_digest:
+            raise ConfigError(
+                f"{directory} was trained on other passages than those given now: use "
+                "the same PASSAGES, or another MODEL_DIR."
+            )
+    tree = train_state.restore_checkpoint(
+        directory, info, jax.tree.map(abstract_leaf, tree)
+    )
+    run = RunState(
+        train=tree["train"], best=None if info["best"] is None else Best(**info["best"])
+    )
+    if held is not None:
+        table = refresh(
+            refresher,
+            tree["table_params"],
+            step=held["step"],
+            generation=held["generation"],
+            on_progress=lambda num_rows: preemption.poll(),
+        )
+        run = dataclasses.replace(run, table=table, table_params=tree["table_params"])
+    return run, info["boundary_done"]
+
+
+def log_metrics(
+    writer: MetricsWriter | None,
+    *,
+    every_steps: int,
+    learning_rate: Callable[[jax.Array], jax.Array],
+) -> Observer:
+    """Returns an observer that writes the metrics of every so many steps.
+
+    They are the metrics of that one step and no mean over several, so a resumed run
+    writes what the uninterrupted one does.
+
+    Args:
+        writer: on the first process only.
+        every_steps: between records.
+        learning_rate: of the number of updates made before a step.
+    """
+
+    def observe(step: int, metrics: dict) -> None:
+        if writer is None or step % every_steps:
+            return
+        rate = float(learning_rate(jnp.int32(step - 1)))
+        values = {name: float(value) for name, value in metrics.items()}
+        writer.write(step, {**values, "learning_rate": rate})
+
+    return observe
+
+
+def show_progress(
+    name: str, *, first_step: int, train_steps: int, every_seconds: float = 5.0
+) -> Observer:
+    """Returns an observer that shows steps, loss, speed and time left on stderr.
+
+    On a terminal one line is rewritten; elsewhere a line is added now and then.
+    """
+    is_terminal = sys.stderr.isatty()
+    every_seconds = 0.5 if is_terminal else every_seconds
+    started = shown = time.monotonic()
+
+    def observe(step: int, metrics: dict) -> None:
+        nonlocal started, shown
+        now = time.monotonic()
+        if step == first_step + 1:
+            # The first step compiles; it says nothing of the speed of the others.
+            metrics["loss"].block_until_ready()
+            started = shown = time.monotonic()
+        elif now - shown >= every_seconds or step == train_steps:
+            loss = float(metrics["loss"])
+            shown = time.monotonic()
+            speed = (step - first_step - 1) / max(shown - started, 1e-9)
+            left = (train_steps - step) / max(speed, 1e-9)
+            line = (
+                f"{name}: step {step:,}/{train_steps:,}  loss {loss:.4f}  "
+                f"{speed:.1f} steps/s  ETA {int(left // 60)}:{int(left % 60):02d}"
+            )
+            end = "\n" if not is_terminal or step == train_steps else ""
+            sys.stderr.write(("\r\x1b[K" if is_terminal else "") + line + end)
+            sys.stderr.flush()
+
+    return observe
+
+
+def abstract_leaf(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    """Returns the shape, dtype and layout of an array, to restore one like it."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,52 @@
+"""A folder or file is there whole or not at all, whenever a kill comes."""
+
+from art_jax import atomic
+
+
+def fill(path, text):
+    (atomic.new_directory(path) / "file").write_text(text)
+
+
+def test_a_folder_appears_when_it_is_finished(tmp_path):
+    path = tmp_path / "index"
+    fill(path, "one")
+    assert not path.exists()
+    atomic.finish_directory(path)
+    fill(path, "two")
+    assert (path / "file").read_text() == "one"
+    atomic.finish_directory(path)
+    assert (path / "file").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_kill_between_the_moves_is_undone(tmp_path):
+    path = tmp_path / "index"
+    fill(path, "one")
+    atomic.finish_directory(path)
+    path.replace(tmp_path / ".index.replaced")
+    atomic.recover_directory(path)
+    assert (path / "file").read_text() == "one"
+    atomic.recover_directory(path)
+    assert (path / "file").read_text() == "one"
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path):
+    path = tmp_path / "index"
+    fill(path, "half")
+    folder = atomic.new_directory(path)
+    assert list(folder.iterdir()) == []
+
+
+def test_text_replaces_text(tmp_path):
+    path = tmp_path / "a.json"
+    atomic.write_text(path, "1")
+    atomic.write_text(path, "é")
+    assert path.read_text(encoding="utf-8") == "é"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_removal(tmp_path):
+    path = tmp_path / "old"
+    path.mkdir()
+    atomic.remove_directory(path)
+    assert list(tmp_path.iterdir()) == []
