@@ -35,6 +35,7 @@ def layout_and_rows(draw):
     return layout, passages, rows
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(layout_and_rows())
 def test_rows_and_lengths_equal_one_row_at_a_time(case):
     layout, passages, rows = case

@@ -8,6 +8,7 @@ from art_jax.data.splitting import split_into_passages
 from art_jax.errors import ConfigError
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(st.text(max_size=200), st.integers(1, 7))
 def test_every_word_is_in_exactly_one_piece(text, max_words):
     pieces = split_into_passages(text, max_words=max_words)
