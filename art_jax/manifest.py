@@ -39,7 +39,7 @@ def write_manifest(
     directory = pathlib.Path(directory)
     files = {}
     for name in sorted(_file_names(directory)):
-        _flush(directory / name)
+        flush_to_disk(directory / name)
         files[name] = {
             "bytes": (directory / name).stat().st_size,
             "sha256": file_sha256(directory / name),
@@ -55,10 +55,10 @@ def write_manifest(
     temporary = directory / f".{MANIFEST_NAME}.writing"
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     temporary.write_text(text, encoding="utf-8")
-    _flush(temporary)
+    flush_to_disk(temporary)
     temporary.replace(directory / MANIFEST_NAME)
     for folder in {(directory / name).parent for name in files} | {directory}:
-        _flush(folder)
+        flush_to_disk(folder)
     return manifest
 
 
@@ -158,7 +158,7 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _flush(path: pathlib.Path) -> None:
+def flush_to_disk(path: pathlib.Path) -> None:
     """Has the disk hold what was written to a file or a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
