@@ -1,0 +1,125 @@
+"""SeqIO sources over files of questions, and where those files are.
+
+An example is one question: the strings `question`, `question_id` and `source_id`, and
+the lists of strings `answers` and `relevant_ids`, either of which may be empty.
+TensorFlow is imported, and a file opened, only when a dataset is built.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from art_jax.data.questions import FORMATS, Question, read_questions
+from art_jax.errors import ConfigError
+
+DATA_DIR_VARIABLE = "ART_JAX_DATA_DIR"
+# Pads lists of strings; questions never hold a NUL character.
+NO_TEXT = b"\0"
+
+QuestionFile = str | os.PathLike | Callable[[], str | os.PathLike]
+
+
+def data_directory() -> pathlib.Path:
+    """The directory of the data sets that registered tasks read.
+
+    Raises:
+        ConfigError: the environment variable ART_JAX_DATA_DIR is not set, or names no
+            directory.
+    """
+    name = os.environ.get(DATA_DIR_VARIABLE)
+    if not name or not pathlib.Path(name).is_dir():
+        raise ConfigError(
+            f"the environment variable {DATA_DIR_VARIABLE} is "
+            f"{'not set' if not name else repr(name) + ', which is no directory'}: "
+            "set it to the directory that holds the data sets"
+        )
+    return pathlib.Path(name)
+
+
+def find_question_file(directory: str | os.PathLike, split: str) -> pathlib.Path:
+    """The file of a split in a directory: `SPLIT.jsonl`, .csv, .tsv or .txt, or .gz.
+
+    Raises:
+        ConfigError: there is no such file, or more than one.
+    """
+    names = [f"{split}{suffix}" for suffix in FORMATS]
+    candidates = [
+        pathlib.Path(directory, name + gz) for name in names for gz in ("", ".gz")
+    ]
+    found = [path for path in candidates if path.exists()]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{directory} holds {len(found)} files of the {split} questions"
+            f"{''.join(f', {path.name}' for path in found)}: put one there, named "
+            f"{' or '.join(names)}, gzipped if you like"
+        )
+    return found[0]
+
+
+def question_source(files: Mapping[str, QuestionFile]):
+    """A SeqIO source (`seqio.FunctionDataSource`) over one file of questions a split.
+
+    Examples come in the file's order. A source has a single shard; its iterators can be
+    saved, up to the tokenising preprocessor, which cannot.
+
+    Args:
+        files: for each split, what `read_questions` reads, or a function that gives its
+            path once the split is asked for.
+    """
+    from art_jax.data.host_tensorflow import seqio
+
+    def dataset(split: str, shuffle_files: bool, seed: int | None = None):
+        del shuffle_files, seed  # One file a split; SeqIO shuffles its examples.
+        path = files[split]
+        return question_dataset(
+            list(read_questions(path() if callable(path) else path))
+        )
+
+    return seqio.FunctionDataSource(dataset, splits=tuple(files))
+
+
+def question_dataset(questions: Sequence[Question]):
+    """The questions as a `tf.data.Dataset` of examples, in order."""
+    from art_jax.data.host_tensorflow import tf
+
+    strings = functools.partial(tf.constant, dtype=tf.string)
+    lists = functools.partial(tf.ragged.constant, dtype=tf.string, ragged_rank=1)
+    return tf.data.Dataset.from_tensor_slices(
+        {
+            "question": strings([question.text for question in questions]),
+            "question_id": strings([question.question_id for question in questions]),
+            "answers": lists([question.answers for question in questions]),
+            "relevant_ids": lists([question.relevant_ids for question in questions]),
+            "source_id": strings([question.source_id for question in questions]),
+        }
+    )
+
+
+def question_of_example(example: Mapping) -> Question:
+    """The question of a tokenised example, as NumPy sees it (bytes for strings).
+
+    Args:
+        example: with `query_pretokenized` and `question_id`; `answers`, `relevant_ids`
+            and `source_id` where there are any. Lists may be padded with `NO_TEXT`.
+
+    Raises:
+        ConfigError: one of the first two is missing.
+    """
+    missing = {"query_pretokenized", "question_id"} - set(example)
+    if missing:
+        raise ConfigError(
+            f"examples lack {', '.join(sorted(missing))}: end the task's preprocessors "
+            "with art_jax.data.preprocessors.tokenize_questions"
+        )
+
+    def texts(name: str) -> tuple[str, ...]:
+        return tuple(text.decode() for text in example.get(name, ()) if text != NO_TEXT)
+
+    return Question(
+        question_id=example["question_id"].decode(),
+        text=example["query_pretokenized"].decode(),
+        answers=texts("answers"),
+        relevant_ids=texts("relevant_ids"),
+        source_id=example.get("source_id", b"").decode(),
+    )

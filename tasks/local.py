@@ -1,0 +1,89 @@
+"""Questions in a user's own files.
+
+Two ways: `local_task(...)` registers a task for the files it is given, and the task
+"local_questions" reads {train,dev,test}.{txt,jsonl,csv,tsv} in $ART_JAX_DATA_DIR.
+In gin:
+
+    from art_jax.tasks import local
+    local.local_task:
+        train = 'questions.txt'
+        dev = 'dev.jsonl'
+    MIXTURE_OR_TASK_NAME = @local.local_task()
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+
+from art_jax.data import preprocessors, sources, vocabularies
+from art_jax.data.host_tensorflow import seqio
+from art_jax.errors import ConfigError
+from art_jax.evaluation import evaluator
+
+DEFAULT_KS = (1, 5, 20, 50, 100)
+
+
+def local_task(
+    train: str | os.PathLike | None = None,
+    dev: str | os.PathLike | None = None,
+    test: str | os.PathLike | None = None,
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+    match: str = "string",
+) -> str:
+    """The name of the task over these files, registered at the first call with them.
+
+    Args:
+        train: the file of the split "train", read when a dataset is built; None where
+            there is none.
+        dev: of the split "dev".
+        test: of the split "test".
+        ks: depths of top-k accuracy.
+        match: how answers are compared, see `art_jax.evaluation.answers`.
+
+    Raises:
+        ConfigError: no file is given.
+    """
+    given = {"train": train, "dev": dev, "test": test}
+    files = {
+        split: os.path.abspath(path)
+        for split, path in given.items()
+        if path is not None
+    }
+    if not files:
+        raise ConfigError("local_task has no file: give it train, dev or test")
+    identity = json.dumps([files, list(ks), match])
+    name = f"local_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    if name not in seqio.TaskRegistry.names():
+        _register(name, files, tuple(ks), match)
+    return name
+
+
+def _register(name, files, ks, match):
+    seqio.TaskRegistry.add(
+        name,
+        source=sources.question_source(files),
+        preprocessors=[preprocessors.tokenize_questions],
+        output_features={
+            "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
+        },
+        metric_objs=[evaluator.TopKAccuracy(ks=ks, match=match)],
+    )
+
+
+def question_file(split):
+    """The path of a split's file, found when it is asked for."""
+    return sources.find_question_file(sources.data_directory(), split)
+
+
+_register(
+    "local_questions",
+    {
+        split: functools.partial(question_file, split)
+        for split in ("train", "dev", "test")
+    },
+    DEFAULT_KS,
+    "string",
+)

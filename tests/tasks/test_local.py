@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from art_jax.tasks import local
+
+from art_jax.data import question_table, vocabularies
+from art_jax.data.passages import Passage
+from art_jax.data.tokenizers import WordPieceTokenizer
+from art_jax.errors import ConfigError
+from art_jax.evaluation import evaluator
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@pytest.fixture(autouse=True)
+def _vocabulary():
+    vocabularies.use(WordPieceTokenizer((*SPECIAL, "who", "where")))
+    yield
+    vocabularies.use(None)
+
+
+def test_a_users_files_become_a_task_with_their_splits(tmp_path):
+    (tmp_path / "questions.txt").write_text("who\nwhere\n")
+    (tmp_path / "dev.csv").write_text('who\t["Ann"]\n')
+    name = local.local_task(
+        tmp_path / "questions.txt", dev=tmp_path / "dev.csv", ks=[1], match="regex"
+    )
+    table = question_table.read_question_table(name, "train", 4)
+    assert table.texts == ("who", "where")
+    metrics = evaluator.evaluate_task(
+        name,
+        "dev",
+        lambda tokens: np.zeros((len(tokens), 1), np.int32),
+        lambda row: Passage("p", "by ann"),
+        max_tokens=4,
+    )
+    assert metrics == {"top_1_accuracy": 1.0, "num_questions": 1}
+    with pytest.raises(ConfigError, match="no split 'test'"):
+        question_table.read_question_table(name, "test", 4)
+
+
+def test_the_same_files_are_one_task_and_others_another(tmp_path, monkeypatch):
+    name = local.local_task("a.txt", ks=[1, 5])
+    assert name.startswith("local_")
+    assert local.local_task("a.txt", ks=(1, 5)) == name
+    assert local.local_task("./a.txt", ks=(1, 5)) == name
+    others = {
+        local.local_task("a.txt"),
+        local.local_task("b.txt", ks=(1, 5)),
+        local.local_task(dev="a.txt", ks=(1, 5)),
+        local.local_task("a.txt", ks=(1, 5), match="kilt"),
+    }
+    assert len(others | {name}) == 5
+    monkeypatch.chdir(tmp_path)
+    assert local.local_task("a.txt", ks=(1, 5)) != name
+
+
+def test_no_files_are_an_error():
+    with pytest.raises(ConfigError, match="train, dev or test"):
+        local.local_task()
+
+
+def test_local_questions_finds_its_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("ART_JAX_DATA_DIR", str(tmp_path))
+    (tmp_path / "test.txt").write_text("where\n")
+    table = question_table.read_question_table("local_questions", "test", 4)
+    assert table.texts == ("where",)
+    with pytest.raises(ConfigError, match="0 files of the dev questions"):
+        question_table.read_question_table("local_questions", "dev", 4)
