@@ -477,8 +477,7 @@ def _map(directory: pathlib.Path, name: str, dtype: np.dtype) -> np.ndarray:
 def _content_digest(manifest: Mapping[str, Any]) -> str:
     """The digest of what a store holds, wherever it came from."""
     files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    content = [manifest["extra"]["tables"], files]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _check_unique_ids(store: EvidenceStore) -> None:

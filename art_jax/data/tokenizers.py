@@ -211,8 +211,7 @@ class WordTokenizer:
 
     @functools.cached_property
     def _id_of_word(self) -> dict[str, int]:
-        ids = {word: number for number, word in enumerate(self.words)}
-        return {word: ids[word] for word in self.words[len(WORD_SPECIALS) :]}
+        return {word: number for number, word in enumerate(self.words)}
 
     @functools.cached_property
     def _ids_of_raw_words(self) -> dict[str, list[int]]:
@@ -286,11 +285,11 @@ def train_wordpiece(
             "max_characters."
         )
     known = set(alphabet)
-    words = sorted(
+    words = [
         (word, count)
         for word, count in counts.items()
         if count >= min_count and known.issuperset(word)
-    )
+    ]
     return WordPieceTokenizer(
         tuple(_join_pairs(words, pieces, vocab_size, min_count)), lowercase
     )
@@ -482,20 +481,16 @@ def _join_pairs(
     vocab_size: int,
     min_count: int,
 ) -> list[str]:
-    """Adds to `pieces` the joins of the most frequent pairs, up to `vocab_size`."""
+    """Adds to `pieces` the joins of the most frequent pairs, up to `vocab_size`.
+
+    Args:
+        words: each with its count, spelled by single characters in `pieces`.
+        pieces: the vocabulary so far; pairs are of their places in it.
+        vocab_size: stop there.
+        min_count: a pair seen less often is not joined.
+    """
     pieces = list(pieces)
-    ids = {piece: number for number, piece in enumerate(pieces)}
-    spelled = [
-        [ids[word[0]]] + [ids[_CONTINUING + letter] for letter in word[1:]]
-        for word, _ in words
-    ]
-    pair_counts = collections.Counter()
-    # Words that held a pair at some time; a word may have lost it since.
-    homes = collections.defaultdict(set)
-    for place, (spelling, (_, count)) in enumerate(zip(spelled, words, strict=True)):
-        for pair in itertools.pairwise(spelling):
-            pair_counts[pair] += count
-            homes[pair].add(place)
+    spelled, pair_counts, homes = _count_pairs(words, pieces)
     queue = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(queue)
     while queue and len(pieces) < vocab_size:
@@ -506,28 +501,45 @@ def _join_pairs(
             continue
         if -count < min_count:
             break
-        joined = pieces[pair[0]] + pieces[pair[1]].removeprefix(_CONTINUING)
-        if joined not in ids:
-            ids[joined] = len(pieces)
-            pieces.append(joined)
+        # New each time: how a piece is joined does not depend on what is around it.
+        joined = len(pieces)
+        pieces.append(pieces[pair[0]] + pieces[pair[1]].removeprefix(_CONTINUING))
         risen = set()
         for place in homes.pop(pair):
-            old = spelled[place]
-            new = _join_in_word(old, pair, ids[joined])
-            if len(new) == len(old):
-                continue
-            spelled[place] = new
-            word_count = words[place][1]
+            old, word_count = spelled[place], words[place][1]
+            new = spelled[place] = _join_in_word(old, pair, joined)
             for old_pair in itertools.pairwise(old):
                 pair_counts[old_pair] -= word_count
             for new_pair in itertools.pairwise(new):
                 pair_counts[new_pair] += word_count
-                if ids[joined] in new_pair:
+                if joined in new_pair:
                     homes[new_pair].add(place)
                     risen.add(new_pair)
         for new_pair in risen:
             heapq.heappush(queue, (-pair_counts[new_pair], new_pair))
     return pieces
+
+
+def _count_pairs(
+    words: Sequence[tuple[str, int]], pieces: Sequence[str]
+) -> tuple[
+    list[list[int]],
+    collections.Counter[tuple[int, int]],
+    collections.defaultdict[tuple[int, int], set[int]],
+]:
+    """Each word's pieces, how often each pair of them occurs, and in which words."""
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    spelled = [
+        [ids[word[0]]] + [ids[_CONTINUING + letter] for letter in word[1:]]
+        for word, _ in words
+    ]
+    pair_counts = collections.Counter()
+    homes = collections.defaultdict(set)
+    for place, (spelling, (_, count)) in enumerate(zip(spelled, words, strict=True)):
+        for pair in itertools.pairwise(spelling):
+            pair_counts[pair] += count
+            homes[pair].add(place)
+    return spelled, pair_counts, homes
 
 
 def _join_in_word(spelling: list[int], pair: tuple[int, int], joined: int) -> list[int]:

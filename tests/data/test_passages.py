@@ -135,6 +135,14 @@ def test_plain_text_reads_back_or_is_refused(tmp_path, texts):
         assert list(read_passages(path)) == corpus
 
 
+def test_a_mark_that_would_be_dropped_is_not_written(tmp_path):
+    with pytest.raises(DataError, match="does not fit"):
+        write_passages(tmp_path / "c.txt", [Passage("1", "\ufeffx")])
+    corpus = [Passage("1", "x"), Passage("2", "\ufeffx")]
+    write_passages(tmp_path / "c.txt", corpus)
+    assert list(read_passages(tmp_path / "c.txt")) == corpus
+
+
 @in_tmp_path
 @hypothesis.given(corpora(one_line))
 def test_the_standard_csv_module_writes_and_reads_the_same(tmp_path, corpus):

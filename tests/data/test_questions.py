@@ -77,6 +77,10 @@ def test_a_header_of_a_dpr_file_is_no_question(tmp_path):
     assert list(read_questions(path)) == [Question("2", "who?", ("a",))]
 
 
+def test_json_escapes_are_those_of_json():
+    assert questions.parse_answers(r'["a\/b", "\ud83d\ude42"]') == ("a/b", "🙂")
+
+
 @pytest.mark.parametrize(
     "text",
     [
