@@ -1,0 +1,545 @@
+"""T5 encoder-decoder, v1.0 and v1.1, with T5X's parameter tree and numerics.
+
+The tree is T5X's (examples/t5, layers not scanned), so its checkpoints load by name:
+`token_embedder/embedding`, `encoder/layers_i/attention/query/kernel`, ...,
+`decoder/logits_dense/kernel` (v1.1 only). Queries are not divided by sqrt(head_dim);
+one table of relative position biases serves all layers of a stack.
+
+Differs from T5X in: padding queries are not masked (only keys are), so outputs at
+padding differ; they mean nothing in either.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from art_jax.errors import ConfigError
+from art_jax.models import layers
+from art_jax.types import Params
+
+RELATIVE_BUCKETS = 32
+MAX_DISTANCE = 128
+
+_ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": lambda inputs: jax.nn.gelu(inputs, approximate=True),
+    "linear": lambda inputs: inputs,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """The sizes and the form of a T5, under T5X's names; the default is v1.1 small.
+
+    Attributes:
+        emb_dim: D.
+        mlp_activations: ("gelu", "linear"), gated, is v1.1; ("relu",) is v1.0.
+        logits_via_embedding: logits from the token embeddings, scaled by
+            1/sqrt(emb_dim) (v1.0); False: from a matrix of their own (v1.1).
+        dtype: of activations and matmuls; logits are float32 whatever this is.
+        param_dtype: of fresh parameters; loaded ones keep their own.
+        float32_attention_logits: compute attention logits and softmax in float32.
+        remat: recompute each layer in the backward pass instead of keeping it.
+    """
+
+    vocab_size: int = 32128
+    emb_dim: int = 512
+    num_heads: int = 6
+    head_dim: int = 64
+    mlp_dim: int = 1024
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    logits_via_embedding: bool = False
+    dropout_rate: float = 0.0
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    float32_attention_logits: bool = False
+    remat: bool = False
+
+    def __post_init__(self):
+        layers.check_dtype("T5Config.dtype", self.dtype)
+        layers.check_dtype("T5Config.param_dtype", self.param_dtype)
+        unknown = [name for name in self.mlp_activations if name not in _ACTIVATIONS]
+        if unknown or not self.mlp_activations:
+            raise ConfigError(
+                f"T5Config.mlp_activations is {self.mlp_activations}: it must hold "
+                f"one or more of {', '.join(_ACTIVATIONS)}."
+            )
+
+
+# emb_dim, num_heads, head_dim, mlp_dim, layers of each stack.
+_SIZES_1_1 = {
+    "small": (512, 6, 64, 1024, 8),
+    "base": (768, 12, 64, 2048, 12),
+    "large": (1024, 16, 64, 2816, 24),
+    "xl": (2048, 32, 64, 5120, 24),
+    "xxl": (4096, 64, 64, 10240, 24),
+}
+_SIZES_1_0 = {
+    "small": (512, 8, 64, 2048, 6),
+    "base": (768, 12, 64, 3072, 12),
+    "large": (1024, 16, 64, 4096, 24),
+    "3b": (1024, 32, 128, 16384, 24),
+    "11b": (1024, 128, 128, 65536, 24),
+}
+
+
+def v1_1(size: str, **changes) -> T5Config:
+    """T5 v1.1 in a published size; LM-adapted T5, T0 and Flan-T5 are of this form.
+
+    Args:
+        size: "small", "base", "large", "xl" (T0-3B) or "xxl" (T0, T5-lm-adapt-11B).
+        **changes: fields to replace.
+
+    Raises:
+        ConfigError: there is no such size.
+    """
+    return _sized(T5Config(), "v1_1", _SIZES_1_1, size, changes)
+
+
+def v1_0(size: str, **changes) -> T5Config:
+    """The first T5: relu, logits from the embeddings; otherwise as `v1_1`.
+
+    Args:
+        size: "small", "base", "large", "3b" or "11b".
+        **changes: fields to replace.
+
+    Raises:
+        ConfigError: there is no such size.
+    """
+    form = T5Config(mlp_activations=("relu",), logits_via_embedding=True)
+    return _sized(form, "v1_0", _SIZES_1_0, size, changes)
+
+
+def _sized(form: T5Config, version: str, sizes, size: str, changes) -> T5Config:
+    if size not in sizes:
+        raise ConfigError(
+            f"t5.{version} has no size {size!r}: it must be one of {', '.join(sizes)}."
+        )
+    emb_dim, num_heads, head_dim, mlp_dim, num_layers = sizes[size]
+    fields = {
+        "emb_dim": emb_dim,
+        "num_heads": num_heads,
+        "head_dim": head_dim,
+        "mlp_dim": mlp_dim,
+        "num_encoder_layers": num_layers,
+        "num_decoder_layers": num_layers,
+    }
+    return dataclasses.replace(form, **{**fields, **changes})
+
+
+def init_params(config: T5Config, key: jax.Array) -> Params:
+    """Fresh parameters in T5X's tree, `config.param_dtype`."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return T5(config).lazy_init(key, tokens, tokens)["params"]
+
+
+def param_shapes(config: T5Config) -> Params:
+    """The tree `init_params` returns, as shapes and dtypes; nothing is computed."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def encode(params: Params, config: T5Config, tokens: jax.Array) -> jax.Array:
+    """The encoder's output for tokens, [B, L] int32, pad 0; [B, L, D], no dropout."""
+    return T5(config).apply({"params": params}, tokens, method="encode")
+
+
+def decode(
+    params: Params,
+    config: T5Config,
+    encoded: jax.Array,
+    encoder_tokens: jax.Array,
+    decoder_input_tokens: jax.Array,
+) -> jax.Array:
+    """Logits of each next token, no dropout; arguments as `T5.decode` has them."""
+    arguments = (encoded, encoder_tokens, decoder_input_tokens)
+    return T5(config).apply({"params": params}, *arguments, method="decode")
+
+
+def shift_right(targets: jax.Array) -> jax.Array:
+    """Decoder inputs for targets, [B, T]: a 0 first, the last token dropped.
+
+    Not for packed rows, where each segment has its own first 0.
+    """
+    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+
+
+class T5(nn.Module):
+    """T5; `encode` and `decode` are usable apart, so a passage is encoded once."""
+
+    config: T5Config
+
+    def setup(self):
+        """Makes the parts; flax names parameters after these attributes."""
+        config = self.config
+        self.token_embedder = layers.Embedding(
+            config.vocab_size,
+            config.emb_dim,
+            nn.initializers.normal(1.0),
+            config.dtype,
+            config.param_dtype,
+        )
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def __call__(
+        self,
+        encoder_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """`decode` of what `encode` returns."""
+        encoded = self.encode(encoder_tokens, deterministic=deterministic)
+        return self.decode(
+            encoded, encoder_tokens, decoder_input_tokens, deterministic=deterministic
+        )
+
+    def encode(
+        self,
+        tokens: jax.Array,
+        segments: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """The encoder's output.
+
+        Args:
+            tokens: [B, L] int32; 0 is padding.
+            segments: [B, L] int32, which example of a packed row a token is of;
+                None: rows are not packed.
+            deterministic: no dropout; else `apply` needs rngs={"dropout": key}.
+
+        Returns:
+            [B, L, D], `config.dtype`; at padding it means nothing.
+        """
+        mask = _visible(tokens > 0, segments, segments)
+        return self.encoder(self.token_embedder(tokens), mask, deterministic)
+
+    def decode(
+        self,
+        encoded: jax.Array,
+        encoder_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        encoder_segments: jax.Array | None = None,
+        decoder_segments: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Logits of each next token, teacher-forced.
+
+        Args:
+            encoded: [B, L, D], what `encode` returned.
+            encoder_tokens: [B, L] int32, of which it was made.
+            decoder_input_tokens: [B, T] int32, targets shifted right; padding
+                must follow them (nothing sees what comes after it).
+            encoder_segments: [B, L] int32, for packed rows.
+            decoder_segments: [B, T] int32, for packed rows.
+            deterministic: no dropout; else `apply` needs rngs={"dropout": key}.
+
+        Returns:
+            [B, T, V] float32.
+        """
+        length = decoder_input_tokens.shape[1]
+        every_key = jnp.ones_like(decoder_input_tokens, bool)
+        causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        self_mask = _visible(every_key, decoder_segments, decoder_segments) & causal
+        cross_mask = _visible(encoder_tokens > 0, decoder_segments, encoder_segments)
+        hidden = self.decoder(
+            self.token_embedder(decoder_input_tokens),
+            encoded,
+            self_mask,
+            cross_mask,
+            deterministic,
+        )
+        if not self.config.logits_via_embedding:
+            return self.decoder.logits_dense(hidden)
+        return logits_from_embedding(hidden, self.token_embedder.embedding)
+
+
+class Encoder(nn.Module):
+    """The encoder stack, from embedded tokens on."""
+
+    config: T5Config
+
+    def setup(self):
+        """Makes the parts; flax names parameters after these attributes."""
+        config = self.config
+        # Argument 4 of the layer, itself being 0, is `deterministic`.
+        layer = nn.remat(EncoderLayer, static_argnums=(4,))
+        layer = layer if config.remat else EncoderLayer
+        self.relpos_bias = RelativeBias(config, bidirectional=True)
+        self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
+        self.encoder_norm = _norm(config)
+        self.dropout = _dropout(config)
+
+    def __call__(
+        self, hidden: jax.Array, mask: jax.Array, deterministic: bool
+    ) -> jax.Array:
+        """Encodes hidden, [B, L, D], mask [B, 1, L or 1, L]; returns [B, L, D]."""
+        bias = self.relpos_bias(hidden.shape[1])
+        hidden = self.dropout(hidden, deterministic=deterministic)
+        for layer in self.layers:
+            hidden = layer(hidden, mask, bias, deterministic)
+        return self.dropout(self.encoder_norm(hidden), deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    """The decoder stack, from embedded tokens to normalised hidden states."""
+
+    config: T5Config
+
+    def setup(self):
+        """Makes the parts; flax names parameters after these attributes."""
+        config = self.config
+        # Argument 6 of the layer, itself being 0, is `deterministic`.
+        layer = nn.remat(DecoderLayer, static_argnums=(6,))
+        layer = layer if config.remat else DecoderLayer
+        self.relpos_bias = RelativeBias(config, bidirectional=False)
+        self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
+        self.decoder_norm = _norm(config)
+        self.dropout = _dropout(config)
+        if not config.logits_via_embedding:
+            self.logits_dense = LogitsDense(config)
+
+    def __call__(
+        self,
+        hidden: jax.Array,
+        encoded: jax.Array,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Decodes hidden, [B, T, D], beside encoded, [B, L, D]; returns [B, T, D]."""
+        bias = self.relpos_bias(hidden.shape[1])
+        hidden = self.dropout(hidden, deterministic=deterministic)
+        for layer in self.layers:
+            hidden = layer(hidden, encoded, self_mask, cross_mask, bias, deterministic)
+        return self.dropout(self.decoder_norm(hidden), deterministic=deterministic)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and MLP, each on normalised input and added to it."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self, hidden: jax.Array, mask: jax.Array, bias: jax.Array, deterministic: bool
+    ) -> jax.Array:
+        """One layer; hidden [B, L, D] to [B, L, D]."""
+        dropout = _dropout(self.config, deterministic)
+        inputs = _norm(self.config, name="pre_attention_layer_norm")(hidden)
+        attention = _attention(self.config, name="attention")
+        hidden += dropout(attention(inputs, inputs, mask, bias, deterministic))
+        inputs = _norm(self.config, name="pre_mlp_layer_norm")(hidden)
+        return hidden + dropout(Mlp(self.config, name="mlp")(inputs, deterministic))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoder's output, and MLP."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden: jax.Array,
+        encoded: jax.Array,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+        bias: jax.Array,
+        deterministic: bool,
+    ) -> jax.Array:
+        """One layer; hidden [B, T, D] to [B, T, D]."""
+        dropout = _dropout(self.config, deterministic)
+        inputs = _norm(self.config, name="pre_self_attention_layer_norm")(hidden)
+        attention = _attention(self.config, name="self_attention")
+        hidden += dropout(attention(inputs, inputs, self_mask, bias, deterministic))
+        inputs = _norm(self.config, name="pre_cross_attention_layer_norm")(hidden)
+        attention = _attention(self.config, name="encoder_decoder_attention")
+        hidden += dropout(attention(inputs, encoded, cross_mask, None, deterministic))
+        inputs = _norm(self.config, name="pre_mlp_layer_norm")(hidden)
+        return hidden + dropout(Mlp(self.config, name="mlp")(inputs, deterministic))
+
+
+class Mlp(nn.Module):
+    """One or more linear maps, each with its activation, multiplied; then another."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, deterministic: bool) -> jax.Array:
+        """Maps [B, L, D] to [B, L, D]."""
+        config = self.config
+        names = ["wi"]
+        if len(config.mlp_activations) > 1:
+            names = [f"wi_{i}" for i in range(len(config.mlp_activations))]
+        hidden = None
+        for name, activation in zip(names, config.mlp_activations, strict=True):
+            branch = _dense(config, config.mlp_dim, name)(inputs)
+            branch = _ACTIVATIONS[activation](branch)
+            hidden = branch if hidden is None else hidden * branch
+        hidden = _dropout(config, deterministic)(hidden)
+        return _dense(config, config.emb_dim, "wo")(hidden)
+
+
+class RmsNorm(nn.Module):
+    """Division by the root mean square, in float32; then a scale, in `dtype`."""
+
+    dtype: str
+    param_dtype: str
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Normalises the last axis; [..., D] to [..., D], `dtype`."""
+        ones = nn.initializers.ones
+        scale = self.param("scale", ones, (inputs.shape[-1],), self.param_dtype)
+        inputs = inputs.astype("float32")
+        squares = jnp.mean(jnp.square(inputs), axis=-1, keepdims=True)
+        outputs = (inputs * jax.lax.rsqrt(squares + self.epsilon)).astype(self.dtype)
+        return outputs * layers.spread(scale.astype(self.dtype), outputs)
+
+
+class RelativeBias(nn.Module):
+    """What each head adds to its logits for each distance between positions."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, length: int) -> jax.Array:
+        """The bias between all pairs of `length` positions, [1, H, length, length]."""
+        table = self.param(
+            "rel_embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (self.config.num_heads, RELATIVE_BUCKETS),
+            self.config.param_dtype,
+        )
+        position = np.arange(length)
+        buckets = relative_position_buckets(
+            position[None, :] - position[:, None], bidirectional=self.bidirectional
+        )
+        return table[:, buckets][None].astype(self.config.dtype)
+
+
+class LogitsDense(nn.Module):
+    """The v1.1 map from hidden states to logits, in float32."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Maps [B, T, D] to [B, T, V] float32."""
+        shape = (self.config.emb_dim, self.config.vocab_size)
+        kernel = self.param("kernel", _fan_in(), shape, self.config.param_dtype)
+        return _float32_logits(hidden, kernel, contract=0)
+
+
+def relative_position_buckets(
+    relative_position: np.ndarray, *, bidirectional: bool
+) -> np.ndarray:
+    """The bucket of each distance between a key and a query.
+
+    Small distances have a bucket each; larger ones share buckets that grow
+    logarithmically up to MAX_DISTANCE, beyond which all fall in the last.
+
+    Args:
+        relative_position: int, position of the key minus position of the query.
+        bidirectional: half of the buckets are for keys after the query; False:
+            all keys after it are in bucket 0.
+
+    Returns:
+        int32 in 0..RELATIVE_BUCKETS-1, the same shape.
+
+    Source: Raffel et al., arXiv:1910.10683; float32 arithmetic as in T5X, on which
+    the edges of buckets depend.
+    """
+    num_buckets, offset = RELATIVE_BUCKETS, 0
+    distance = -np.asarray(relative_position)
+    if bidirectional:
+        num_buckets //= 2
+        offset = np.where(distance < 0, num_buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(distance, 0)
+    num_exact = num_buckets // 2
+    ratio = distance.astype(np.float32) / num_exact + np.finfo(np.float32).eps
+    share = np.log(ratio) / np.log(MAX_DISTANCE / num_exact)
+    shared = num_exact + (share * (num_buckets - num_exact)).astype(np.int32)
+    shared = np.minimum(shared, num_buckets - 1)
+    bucket = offset + np.where(distance < num_exact, distance, shared)
+    return bucket.astype(np.int32)
+
+
+def logits_from_embedding(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
+    """The v1.0 logits of hidden [B, T, D], embedding [V, D]; [B, T, V] float32."""
+    return _float32_logits(hidden, embedding, contract=1) * hidden.shape[-1] ** -0.5
+
+
+def _visible(
+    key_mask: jax.Array,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
+) -> jax.Array:
+    """[B, 1, queries or 1, keys] bool: the key counts and is of the same segment."""
+    mask = key_mask[:, None, None, :]
+    if query_segments is None or key_segments is None:
+        return mask
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    return mask & same[:, None]
+
+
+def _float32_logits(hidden: jax.Array, matrix: jax.Array, contract: int) -> jax.Array:
+    """Products over axis `contract` of `matrix`, accumulated in float32.
+
+    Two bfloat16 operands go in as they are: their products are exact in float32,
+    and the device's bfloat16 units take them.
+    """
+    if not hidden.dtype == matrix.dtype == jnp.bfloat16:
+        hidden, matrix = hidden.astype("float32"), matrix.astype("float32")
+    axes = (((hidden.ndim - 1,), (contract,)), ((), ()))
+    return jax.lax.dot_general(hidden, matrix, axes, preferred_element_type=jnp.float32)
+
+
+def _fan_in(scale: float = 1.0):
+    return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+
+
+def _dense(config: T5Config, features: int, name: str) -> layers.Dense:
+    return layers.Dense(
+        features, _fan_in(), config.dtype, config.param_dtype, use_bias=False, name=name
+    )
+
+
+def _norm(config: T5Config, name: str | None = None) -> RmsNorm:
+    return RmsNorm(config.dtype, config.param_dtype, name=name)
+
+
+def _dropout(config: T5Config, deterministic: bool | None = None) -> nn.Dropout:
+    """Dropout that drops the same features at all positions of a row, as T5X's."""
+    return nn.Dropout(
+        config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic
+    )
+
+
+def _attention(config: T5Config, name: str) -> layers.Attention:
+    # Small queries at the start stand in for the division by sqrt(head_dim).
+    query_init = _fan_in(1.0 / config.head_dim)
+    return layers.Attention(
+        config.num_heads,
+        config.head_dim,
+        config.emb_dim,
+        kernel_init=_fan_in(),
+        query_init=query_init,
+        out_init=_fan_in(),
+        dtype=config.dtype,
+        logits_dtype="float32" if config.float32_attention_logits else config.dtype,
+        dropout_rate=config.dropout_rate,
+        broadcast_dropout=True,
+        use_bias=False,
+        param_dtype=config.param_dtype,
+        name=name,
+    )
