@@ -1,0 +1,175 @@
+"""The T5 teacher: the log-likelihood of a question given each of its passages."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from art_jax.errors import ConfigError
+from art_jax.models import t5
+from art_jax.models.t5 import T5Config
+from art_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Teacher:
+    """A frozen T5 as ART's teacher; parameters are passed in.
+
+    Attributes:
+        config: of the T5.
+        chunk_size: how many passages are scored at once, at most. Memory grows with
+            it: its logits alone take 4 * chunk_size * T * V bytes.
+        max_passage_tokens: the most tokens of a passage, prompt and EOS included.
+        max_question_tokens: T at most, the question's head and EOS included.
+    """
+
+    config: T5Config
+    chunk_size: int = 16
+    max_passage_tokens: int = 512
+    max_question_tokens: int = 128
+
+    def __post_init__(self):
+        sizes = (self.chunk_size, self.max_passage_tokens, self.max_question_tokens)
+        if min(sizes) < 1:
+            raise ConfigError(
+                "T5Teacher: chunk_size, max_passage_tokens and max_question_tokens are "
+                f"{sizes}: each must be at least 1."
+            )
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters in T5X's tree: for tests, and for shapes to load into."""
+        return t5.init_params(self.config, key)
+
+    def score(
+        self, params: Params, question_tokens: jax.Array, passage_tokens: jax.Array
+    ) -> jax.Array:
+        """The mean log-likelihood of a question token given each passage.
+
+        Args:
+            params: of the T5.
+            question_tokens: [B, T] int32, as `prompts.question_targets` makes them.
+            passage_tokens: [B, K, tokens] int32, as `prompts.passage_layout` does.
+
+        Returns:
+            [B, K] float32, in nats; see the function `score`.
+
+        Raises:
+            ConfigError: rows are longer than the teacher's limits.
+        """
+        for name, tokens, limit in (
+            ("max_question_tokens", question_tokens, self.max_question_tokens),
+            ("max_passage_tokens", passage_tokens, self.max_passage_tokens),
+        ):
+            if tokens.shape[-1] > limit:
+                raise ConfigError(
+                    f"T5Teacher.{name} is {limit}, and rows of {tokens.shape[-1]} "
+                    "tokens came in: lay them out shorter, or raise it."
+                )
+        return score(
+            params, self.config, passage_tokens, question_tokens, self.chunk_size
+        )
+
+
+def score(
+    params: Params,
+    config: T5Config,
+    passage_tokens: jax.Array,
+    question_targets: jax.Array,
+    chunk_size: int,
+) -> jax.Array:
+    """The mean log-likelihood of a question token given each passage.
+
+    Each passage is encoded once. Softmax and mean are float32 whatever
+    `config.dtype` is. No gradient flows into anything. A chunk takes passages of
+    as many queries as it can, so with B sharded over devices each has its share of
+    every chunk: give a chunk_size that B divides.
+
+    Args:
+        params: of the T5.
+        config: of the T5.
+        passage_tokens: [B, K, tokens] int32, 0 is padding. A slot without a passage
+            may hold anything; its score means nothing, but is finite.
+        question_targets: [B, T] int32, 0 is padding and not scored; prompt and EOS
+            are.
+        chunk_size: how many passages are scored at once, at most.
+
+    Returns:
+        [B, K] float32, in nats, <= 0; 0 for a question without tokens.
+
+    Source: arXiv:2206.10658, equation 3, with the mean over the question's head and
+    EOS too, as in the official code. Differs in: nothing.
+    """
+    params = jax.lax.stop_gradient(params)
+    num_queries, num_passages = passage_tokens.shape[:2]
+    queries = min(num_queries, chunk_size)
+    passages = min(num_passages, chunk_size // queries)
+
+    def chunked(tokens: jax.Array, passages: int) -> jax.Array:
+        return _to_chunks(tokens, queries, passages)
+
+    def score_chunk(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
+        passage_tokens, targets = chunk  # [queries, passages, tokens], [queries, 1, T]
+        targets = jnp.repeat(targets, passages, axis=1)
+        scores = score_pairs(params, config, _flat(passage_tokens), _flat(targets))
+        return scores.reshape(queries, passages)
+
+    passage_chunks = chunked(passage_tokens, passages)
+    num_chunks = passage_chunks.shape[0]
+    target_chunks = chunked(question_targets[:, None], 1)
+    target_chunks = jnp.repeat(
+        target_chunks, num_chunks // target_chunks.shape[0], axis=0
+    )
+    scores = jax.lax.map(score_chunk, (passage_chunks, target_chunks))
+    scores = _from_chunks(scores, -(-num_queries // queries))
+    return jax.lax.stop_gradient(scores[:num_queries, :num_passages])
+
+
+def score_pairs(
+    params: Params,
+    config: T5Config,
+    passage_tokens: jax.Array,
+    targets: jax.Array,
+) -> jax.Array:
+    """Scores passages, [n, tokens], against a target each, [n, T]; [n] float32."""
+    encoded = t5.encode(params, config, passage_tokens)
+    inputs = t5.shift_right(targets)
+    logits = t5.decode(params, config, encoded, passage_tokens, inputs)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    log_likelihoods = chosen - jax.nn.logsumexp(logits, axis=-1)
+    weights = (targets > 0).astype("float32")
+    num_tokens = jnp.sum(weights, axis=-1)
+    total = jnp.sum(log_likelihoods * weights, axis=-1)
+    return total / jnp.maximum(num_tokens, 1.0)
+
+
+def _to_chunks(tokens: jax.Array, queries: int, passages: int) -> jax.Array:
+    """[B, K, t] as [chunks, queries, passages, t], filled up with zeros.
+
+    Queries of a chunk lie apart by the number of chunks, so that the axis of
+    queries keeps the sharding of B. Chunks of the same queries are neighbours.
+    """
+    num_queries, num_passages, length = tokens.shape
+    rows, columns = -(-num_queries // queries), -(-num_passages // passages)
+    tokens = jnp.pad(
+        tokens,
+        (
+            (0, queries * rows - num_queries),
+            (0, columns * passages - num_passages),
+            (0, 0),
+        ),
+    )
+    tokens = tokens.reshape(queries, rows, columns, passages, length)
+    tokens = tokens.transpose(1, 2, 0, 3, 4)
+    return tokens.reshape(rows * columns, queries, passages, length)
+
+
+def _from_chunks(scores: jax.Array, rows: int) -> jax.Array:
+    """[chunks, queries, passages] as [B, K], both still filled up."""
+    chunks, queries, passages = scores.shape
+    scores = scores.reshape(rows, chunks // rows, queries, passages)
+    scores = scores.transpose(2, 0, 1, 3)
+    return scores.reshape(queries * rows, -1)
+
+
+def _flat(tokens: jax.Array) -> jax.Array:
+    return tokens.reshape(-1, tokens.shape[-1])
