@@ -130,10 +130,13 @@ def _open(directory: pathlib.Path, spec: dict):
     """Starts reading the array of a spec; returns its name and the read's future."""
     # tensorstore before 0.1.14 kept the path beside the kvstore. The driver of the
     # kvstore is where T5X wrote, not where the folder is now.
-    path = spec.get("path") or spec["kvstore"]["path"]
+    path = spec.get("path") or spec.get("kvstore", {}).get("path", "")
     name = pathlib.PurePosixPath(path).name
-    if name != str(path).rstrip("/"):
-        raise CorruptError(f"{directory}: the index points outside it, to {path!r}.")
+    if name in ("", "..") or name != str(path).rstrip("/"):
+        raise CorruptError(
+            f"{directory}: its index points to {path!r}, where the name of a folder "
+            "beside it belongs: the index is damaged or was tampered with."
+        )
     store = {"driver": "file", "path": f"{directory.absolute() / name}/"}
     try:
         array = tensorstore.open(
