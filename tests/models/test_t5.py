@@ -1,0 +1,331 @@
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from art_jax.checkpoints import huggingface, t5x
+from art_jax.checkpoints.param_shapes import shapes_by_path
+from art_jax.errors import ConfigError
+from art_jax.models import t5
+from art_jax.models.t5 import T5, T5Config
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+WEIGHTS = json.loads(
+    (pathlib.Path(__file__).parent / "weights.json").read_text(encoding="utf-8")
+)
+ATOL = 1e-5  # see golden/README.md
+TOKENS = np.array([[5, 6, 1], [7, 1, 0]], np.int32)
+VERSIONS = pytest.mark.parametrize("version", ["v1_1", "v1_0"])
+
+# Programs that draw with it compile faster than those of the default generator.
+cheap_key = functools.partial(jax.random.key, impl="unsafe_rbg")
+
+
+def load(version, dtype="float32", params_dtype="f32"):
+    folder = GOLDEN / "t5x" / f"{version}_{params_dtype}" / "checkpoint_1234"
+    return t5x.load_t5(folder, dtype=dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_jitted(config, params, tokens, inputs, encoder_segments, decoder_segments):
+    variables, model = {"params": params}, T5(config)
+    encoded = model.apply(variables, tokens, encoder_segments, method="encode")
+    segments = encoder_segments, decoder_segments
+    logits = model.apply(variables, encoded, tokens, inputs, *segments, method="decode")
+    return encoded, logits
+
+
+def run(config, params, golden):
+    """Encoder output and logits of a golden batch."""
+    outputs = run_jitted(
+        config,
+        params,
+        golden["encoder_input_tokens"],
+        golden["decoder_input_tokens"],
+        golden.get("encoder_segment_ids"),
+        golden.get("decoder_segment_ids"),
+    )
+    return jax.tree.map(np.asarray, outputs)
+
+
+def assert_near(got, want, where, atol=ATOL):
+    np.testing.assert_allclose(got[where], want[where], atol=atol, rtol=0)
+
+
+@VERSIONS
+def test_states_and_logits_are_those_of_t5x(version):
+    config, params = load(version)
+    golden = np.load(GOLDEN / "t5x" / f"{version}_batch.npz")
+    encoded, logits = run(config, params, golden)
+    assert_near(encoded, golden["encoded"], golden["encoder_input_tokens"] > 0)
+    assert_near(logits, golden["logits"], golden["decoder_target_tokens"] > 0)
+
+
+@VERSIONS
+def test_bfloat16_activations_are_those_of_t5x(version):
+    config, params = load(version, dtype="bfloat16")
+    golden = np.load(GOLDEN / "t5x" / f"{version}_batch.npz")
+    encoded, logits = run(config, params, golden)
+    assert encoded.dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32
+    # The same operations in the same order round alike on the CPU that t5x ran on.
+    # Where they do not, two bfloat16 runs differ about as each does from float32.
+    where = golden["decoder_target_tokens"] > 0
+    rounding = np.abs(golden["logits_bf16_activations"] - golden["logits"])[where]
+    error = np.abs(logits - golden["logits_bf16_activations"])[where]
+    assert error.max() <= rounding.max()
+    # Logits of size 4, 2**-9 a rounding, some 30 in a row.
+    assert np.abs(logits - golden["logits"])[where].max() < 4 * 30 * 2**-9
+
+
+@VERSIONS
+def test_logits_of_bfloat16_parameters_are_those_of_t5x(version):
+    config, params = load(version, params_dtype="bf16")
+    assert params["token_embedder"]["embedding"].dtype == jnp.bfloat16
+    golden = np.load(GOLDEN / "t5x" / f"{version}_batch_bf16params.npz")
+    # Exact, and the program of the float32 parameters serves again.
+    params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
+    _, logits = run(config, params, golden)
+    assert_near(logits, golden["logits"], golden["decoder_target_tokens"] > 0)
+
+
+def test_rows_past_the_largest_distance_are_those_of_t5x():
+    config, params = load("v1_1")
+    golden = np.load(GOLDEN / "t5x" / "v1_1_long.npz")
+    encoded, logits = run(config, params, golden)
+    where = golden["encoder_input_tokens"][:, ::8] > 0
+    assert_near(encoded[:, ::8], golden["encoded"], where)
+    got = logits[:, golden["logit_positions"]]
+    where = golden["decoder_target_tokens"][:, golden["logit_positions"]] > 0
+    assert_near(got, golden["logits_at_positions"], where)
+
+
+def test_packed_rows_are_those_of_t5x():
+    config, params = load("v1_0")
+    golden = np.load(GOLDEN / "t5x" / "v1_0_packed.npz")
+    encoded, logits = run(config, params, golden)
+    assert_near(encoded, golden["encoded"], golden["encoder_input_tokens"] > 0)
+    assert_near(logits, golden["logits"], golden["decoder_target_tokens"] > 0)
+
+
+@VERSIONS
+def test_states_and_logits_are_those_of_hugging_face(version):
+    config, params = huggingface.load_t5(
+        GOLDEN / "hf" / f"t5_{version}", dtype="float32"
+    )
+    golden = np.load(GOLDEN / "hf" / f"t5_{version}.npz")
+    tokens = golden["input_ids"].astype(np.int32)
+    inputs = golden["decoder_input_ids"].astype(np.int32)
+    # A fifth row, of padding: the program of t5x's batch of five serves again.
+    batch = {
+        "encoder_input_tokens": np.pad(tokens, ((0, 1), (0, 0))),
+        "decoder_input_tokens": np.pad(inputs, ((0, 1), (0, 0))),
+    }
+    encoded, logits = run(config, params, batch)
+    assert_near(encoded[:4], golden["encoder_last_hidden_state"], tokens > 0)
+    assert_near(logits[:4], golden["logits"], golden["decoder_target_tokens"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("float32_attention_logits", "want"), [(False, "bf16"), (True, "f32")]
+)
+def test_attention_softmax_is_of_the_dtype_asked_for(float32_attention_logits, want):
+    config, params = load("v1_1", dtype="bfloat16")
+    config = dataclasses.replace(
+        config, float32_attention_logits=float32_attention_logits
+    )
+    jaxpr = str(jax.make_jaxpr(t5.encode, static_argnums=1)(params, config, TOKENS))
+    dtypes = set(re.findall(r":(\w+)\[[\d,]+\] = exp ", jaxpr))
+    assert dtypes == {want}
+
+
+@VERSIONS
+def test_logits_are_float32_sums_of_bfloat16_products(version):
+    # bfloat16 in both operands must give what float32 copies of them give.
+    config = load(version, dtype="bfloat16")[0]
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(2, 3, 16)).astype(jnp.bfloat16)
+    shape = (272, 16) if config.logits_via_embedding else (16, 272)
+    matrix = rng.normal(size=shape).astype(jnp.bfloat16)
+
+    def logits(hidden, matrix):
+        if config.logits_via_embedding:
+            return t5.logits_from_embedding(hidden, matrix)
+        return t5.LogitsDense(config).apply({"params": {"kernel": matrix}}, hidden)
+
+    low = jax.jit(logits)(hidden, matrix)
+    high = jax.jit(logits)(hidden.astype("float32"), matrix.astype("float32"))
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, high, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["bidirectional", "causal"])
+def test_relative_position_buckets_are_those_of_t5x(side):
+    golden = np.load(GOLDEN / "t5x" / "relpos_buckets.npz")
+    got = t5.relative_position_buckets(
+        golden["relative_position"], bidirectional=side == "bidirectional"
+    )
+    np.testing.assert_array_equal(got, golden[side])
+
+
+def test_padding_and_neighbours_change_nothing():
+    config, params = load("v1_1")
+    golden = np.load(GOLDEN / "t5x" / "v1_1_batch.npz")
+    batch = {
+        "encoder_input_tokens": golden["encoder_input_tokens"][1:2, :9],
+        "decoder_input_tokens": golden["decoder_input_tokens"][1:2, :3],
+    }
+    _, logits = run(config, params, batch)
+    np.testing.assert_allclose(logits[0], golden["logits"][1, :3], atol=ATOL, rtol=0)
+
+
+def test_a_position_sees_nothing_that_follows_it():
+    config, params = load("v1_1")
+    golden = dict(np.load(GOLDEN / "t5x" / "v1_1_batch.npz"))
+    _, before = run(config, params, golden)
+    golden["decoder_input_tokens"] = golden["decoder_input_tokens"].copy()
+    golden["decoder_input_tokens"][:, 4] = 7
+    _, after = run(config, params, golden)
+    np.testing.assert_allclose(after[:, :4], before[:, :4], atol=1e-6, rtol=0)
+    assert np.abs(after[:, 4:] - before[:, 4:]).max() > 0.1
+
+
+def test_targets_shifted_right_are_the_decoder_inputs_of_t5x():
+    golden = np.load(GOLDEN / "t5x" / "v1_1_batch.npz")
+    shifted = jax.jit(t5.shift_right)(golden["decoder_target_tokens"])
+    np.testing.assert_array_equal(shifted, golden["decoder_input_tokens"])
+
+
+def one_layer(config):
+    return dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
+
+
+def test_gradients_are_finite_where_a_row_is_all_padding():
+    config, params = load("v1_1")
+    config = one_layer(config)
+    tokens = np.array([[5, 1, 0], [0, 0, 0]])
+    inputs = np.array([[0, 7], [0, 0]])
+
+    def loss(params):
+        return jnp.mean(
+            jnp.square(T5(config).apply({"params": params}, tokens, inputs))
+        )
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_rematerialisation_wraps_each_layer_and_renames_nothing():
+    config, params = load("v1_1")
+    remat = dataclasses.replace(config, remat=True, dropout_rate=0.5)
+    assert shapes_by_path(t5.param_shapes(remat)) == shapes_by_path(params)
+
+    def logits(params):
+        return T5(remat).apply(
+            {"params": params},
+            TOKENS,
+            TOKENS,
+            deterministic=False,
+            rngs={"dropout": cheap_key(0)},
+        )
+
+    jaxpr = str(jax.make_jaxpr(logits)(params))
+    assert len(re.findall(r"= (checkpoint|remat2?)\[", jaxpr)) == 2 + 2
+
+
+def test_dropout_is_a_function_of_the_key():
+    config, params = load("v1_1")
+    config = dataclasses.replace(one_layer(config), dropout_rate=0.5)
+    tokens, inputs = np.array([[5, 6, 1]]), np.array([[0, 7]])
+
+    @jax.jit
+    def drop(key):
+        return T5(config).apply(
+            {"params": params},
+            tokens,
+            inputs,
+            deterministic=False,
+            rngs={"dropout": key},
+        )
+
+    first = np.asarray(drop(cheap_key(0)))
+    np.testing.assert_array_equal(first, drop(cheap_key(0)))
+    assert np.abs(first - drop(cheap_key(1))).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("config", "want"),
+    [
+        (t5.v1_0("small"), 60_506_624),
+        (t5.v1_1("xl"), 2_849_757_184),
+        (t5.v1_1("xxl"), 11_135_332_352),
+    ],
+    ids=["t5-small", "t5-v1_1-xl", "t5-v1_1-xxl"],
+)
+def test_published_sizes_have_their_published_number_of_parameters(config, want):
+    # As transformers counts the models of these names (the older t5-small without
+    # the bias table of cross-attention that it holds and never uses).
+    leaves = jax.tree.leaves(t5.param_shapes(config))
+    assert sum(leaf.size for leaf in leaves) == want
+
+
+def test_sizes_of_the_first_t5():
+    big = t5.v1_0("11b", dtype="float32")
+    assert (big.num_heads, big.head_dim, big.mlp_dim) == (128, 128, 65536)
+    assert (big.logits_via_embedding, big.mlp_activations) == (True, ("relu",))
+    assert big.dtype == "float32"
+
+
+def test_parameters_are_made_in_their_own_dtype():
+    config = T5Config(
+        num_encoder_layers=1, num_decoder_layers=1, vocab_size=9, param_dtype="bfloat16"
+    )
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(t5.param_shapes(config))}
+    assert dtypes == {jnp.dtype("bfloat16")}
+
+
+def test_initial_spreads_are_those_of_t5x():
+    config = T5Config(
+        emb_dim=256,
+        num_heads=4,
+        head_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=0,
+        vocab_size=1000,
+    )
+    params = jax.jit(t5.init_params, static_argnums=0)(config, cheap_key(0))
+    attention = params["encoder"]["layers_0"]["attention"]
+    for array, want in (
+        (params["token_embedder"]["embedding"], 1.0),
+        (attention["key"]["kernel"], 256**-0.5),
+        (attention["query"]["kernel"], (256 * 16) ** -0.5),
+        (attention["out"]["kernel"], 64**-0.5),
+    ):
+        np.testing.assert_allclose(np.std(array), want, rtol=0.05)
+
+
+@VERSIONS
+def test_names_and_shapes_of_weights_are_on_file(version):
+    config, _ = load(version)
+    want = {path: tuple(shape) for path, shape in WEIGHTS[f"t5_{version}"].items()}
+    assert shapes_by_path(t5.param_shapes(config)) == want
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: t5.v1_1("huge"), "no size 'huge'.*xxl"),
+        (lambda: T5Config(mlp_activations=("swish",)), "swish"),
+        (lambda: T5Config(dtype="float16"), "float16"),
+    ],
+)
+def test_a_config_that_cannot_be_built_is_an_error(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()
