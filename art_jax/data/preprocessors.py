@@ -32,13 +32,4 @@ def tokenize_questions(
         ids = vocabulary.encode_tf(texts)
         return {"query": ids, "query_pretokenized": texts, **examples}
 
-    # A slice of a ragged tensor is a plain one, but SeqIO looks at its declared type.
-    def as_plain_tensors(example):
-        return {name: tf.identity(value) for name, value in example.items()}
-
-    return (
-        dataset.ragged_batch(_TEXTS_A_CALL)
-        .map(tokenize, num_parallel_calls=1)
-        .unbatch()
-        .map(as_plain_tensors)
-    )
+    return dataset.ragged_batch(_TEXTS_A_CALL).map(tokenize).unbatch()

@@ -137,7 +137,7 @@ def evaluate_task(
     loggers = ()
     if output_dir is not None:
         os.makedirs(output_dir, exist_ok=True)
-        loggers = (functools.partial(seqio.JSONLogger, write_n_results=0),)
+        loggers = (seqio.JSONLogger,)
     with _without_warnings():
         evaluator = seqio.Evaluator(
             task_name,

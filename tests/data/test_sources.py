@@ -53,8 +53,9 @@ def test_an_example_without_id_names_the_preprocessor():
 
 
 def test_data_directory_is_the_environments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ART_JAX_DATA_DIR", raising=False)
-    with pytest.raises(ConfigError, match="ART_JAX_DATA_DIR is not set"):
+    with pytest.raises(ConfigError, match="ART_JAX_DATA_DIR"):
         sources.data_directory()
     monkeypatch.setenv("ART_JAX_DATA_DIR", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="is no directory"):

@@ -70,7 +70,7 @@ def test_recall_needs_relevant_passages_counted_right(num_relevant, row):
 def test_relevant_ids_win_over_answers_and_titles_never_count():
     table = table_of(
         Question("q1", "?", ("dog",), ("a", "c")),
-        Question("q2", "?", ("cat", "dogs")),
+        Question("q2", "?", ("cat", "dogs", "cats")),
         Question("q3", "?", ("1969",)),
     )
     rows = np.array([[0, 1, 2], [1, 0, -1], [-1, -1, -1]])

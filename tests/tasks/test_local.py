@@ -20,7 +20,7 @@ def _vocabulary():
 
 def test_a_users_files_become_a_task_with_their_splits(tmp_path):
     (tmp_path / "questions.txt").write_text("who\nwhere\n")
-    (tmp_path / "dev.csv").write_text('who\t["Ann"]\n')
+    (tmp_path / "dev.csv").write_text('who\t["A\\\\wn"]\n')
     name = local.local_task(
         tmp_path / "questions.txt", dev=tmp_path / "dev.csv", ks=[1], match="regex"
     )

@@ -27,7 +27,8 @@ def test_reads_the_files_of_the_data_directory(tmp_path, monkeypatch):
         assert table.tokens.tolist() == [[2, 5, 3, 0, 0, 0, 0, 0]]
 
 
-def test_without_a_data_directory_it_says_so(monkeypatch):
+def test_without_a_data_directory_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ART_JAX_DATA_DIR", raising=False)
     with pytest.raises(ConfigError, match="ART_JAX_DATA_DIR"):
         question_table.read_question_table("art_quickstart", "train", 8)
