@@ -14,15 +14,21 @@ import hashlib
 import importlib
 import inspect
 import io
+import json
+import pathlib
 import pkgutil
+import platform
 import re
 import sys
 import types
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 
-from art_jax.data.passages import Passage
-from art_jax.data.questions import Question
+from art_jax import atomic
+from art_jax.data import sources
+from art_jax.data.passages import Passage, write_passages
+from art_jax.data.questions import Question, write_questions
 from art_jax.data.splitting import split_into_passages
 
 PACKAGES = ("numpy", "jax", "flax", "optax", "orbax.checkpoint", "tensorstore")
@@ -80,7 +86,8 @@ def build_corpus(
     """
     names = list(packages)
     if standard_library:
-        names += sorted(set(sys.stdlib_module_names) - _SKIPPED_STDLIB)
+        public = {n for n in sys.stdlib_module_names if not n.startswith("_")}
+        names += sorted(public - _SKIPPED_STDLIB)
     documents = sorted(_documents(names))
     passages, questions = [], []
     seen_texts, seen_summaries = set(), set()
@@ -106,6 +113,39 @@ def build_corpus(
         for question in questions[num_test + num_dev :]
     )
     return DocumentationCorpus(tuple(passages), train, dev, test)
+
+
+def prepare_corpus(directory: str | None = None) -> str:
+    """Returns the path of the corpus' passages, written with its questions if new.
+
+    Writes passages.jsonl, train.jsonl, dev.jsonl and test.jsonl, which the task
+    "art_quickstart" reads. A folder made from the same packages is used again.
+
+    Args:
+        directory: where to; None: `quickstart` in the data directory.
+    """
+    folder = pathlib.Path(directory or sources.data_root() / "quickstart")
+    stamp = folder / "versions.json"
+    versions = json.dumps(package_versions(), indent=1)
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != versions:
+        corpus = build_corpus()
+        unfinished = atomic.new_directory(folder)
+        write_passages(unfinished / "passages.jsonl", corpus.passages)
+        for split in ("train", "dev", "test"):
+            write_questions(unfinished / f"{split}.jsonl", getattr(corpus, split))
+        atomic.write_text(unfinished / stamp.name, versions)
+        atomic.finish_directory(folder)
+    return str(folder / "passages.jsonl")
+
+
+def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Returns the version of Python and of each package the corpus is read from."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        name = package.replace(".", "-")
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def split_summary(docstring: str) -> tuple[str, str]:
@@ -134,13 +174,15 @@ def _digest(text: str) -> str:
 
 def _documents(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yields (dotted name, docstring) of each documented object, each object once."""
-    seen = set()
+    seen, seen_names = set(), set()
     for module in _modules(names):
         for name, value in _members(module):
             docstring = _own_docstring(value)
-            if docstring is None or id(value) in seen:
+            # Some modules take another's name, as _pydecimal takes decimal's.
+            if docstring is None or id(value) in seen or name in seen_names:
                 continue
             seen.add(id(value))
+            seen_names.add(name)
             yield name, docstring
 
 

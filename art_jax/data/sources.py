@@ -20,21 +20,24 @@ NO_TEXT = b"\0"
 QuestionFile = str | os.PathLike | Callable[[], str | os.PathLike]
 
 
+def data_root() -> pathlib.Path:
+    """Where the data sets that registered tasks read are: $ART_JAX_DATA_DIR, or data."""
+    return pathlib.Path(os.environ.get(DATA_DIR_VARIABLE) or "data")
+
+
 def data_directory() -> pathlib.Path:
-    """The directory of the data sets that registered tasks read.
+    """The same, as a directory that is there.
 
     Raises:
-        ConfigError: the environment variable ART_JAX_DATA_DIR is not set, or names no
-            directory.
+        ConfigError: it is not.
     """
-    name = os.environ.get(DATA_DIR_VARIABLE)
-    if not name or not pathlib.Path(name).is_dir():
+    root = data_root()
+    if not root.is_dir():
         raise ConfigError(
-            f"the environment variable {DATA_DIR_VARIABLE} is "
-            f"{'not set' if not name else repr(name) + ', which is no directory'}: "
-            "set it to the directory that holds the data sets"
+            f"{root} is no directory: set the environment variable "
+            f"{DATA_DIR_VARIABLE} to the one that holds the data sets"
         )
-    return pathlib.Path(name)
+    return root
 
 
 def find_question_file(directory: str | os.PathLike, split: str) -> pathlib.Path:

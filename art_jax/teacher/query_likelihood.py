@@ -5,13 +5,16 @@ evidence. It runs on any machine and downloads nothing.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from art_jax import partitioning
 from art_jax.data.layouts import Layout, TokenTable, layout_token_lists
+from art_jax.data.tokenizers import WordTokenizer, train_words
 from art_jax.errors import ConfigError
 from art_jax.types import Params
 
@@ -36,6 +39,15 @@ class QueryLikelihoodTeacher:
     def __post_init__(self):
         if self.mu <= 0:
             raise ConfigError(f"mu is {self.mu}: it must be positive.")
+
+    def make_tokenizer(self, texts: Iterable[str]) -> WordTokenizer:
+        """Returns a tokeniser that knows the stems of every word of the evidence."""
+        return train_words(texts)
+
+    def load(self, tokens: TokenTable, tokenizer: WordTokenizer, mesh: Mesh) -> Params:
+        """Returns the model of the whole evidence on the mesh."""
+        counts = self.count_evidence(tokens, vocab_size=tokenizer.vocab_size)
+        return partitioning.put_tree(counts, partitioning.replicated(mesh))
 
     def passage_layout(self, tokenizer) -> Layout:
         """Returns how a passage is laid out: its words alone, title first."""

@@ -119,7 +119,7 @@ def run_stage(
         jax.jit(
             lambda params: update.init_state(params, optimizer),
             out_shardings=replicated,
-        )(params)
+        )(loop.copy_params(params))
     )
     resumed = None
     if info is not None:

@@ -1,0 +1,163 @@
+"""A trained retriever as a folder: encoder, weights, tokeniser, lengths.
+
+    config.json               the encoder's settings, row lengths, how it was trained
+    params.safetensors        float32 parameters by their path
+    tokenizer/                as `data.tokenizers` saves it
+    manifest.json
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from art_jax import atomic, manifest, partitioning
+from art_jax.data.layouts import Layout
+from art_jax.data.question_table import query_layout
+from art_jax.data.tokenizers import (
+    WordPieceTokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+from art_jax.errors import ConfigError, CorruptError
+from art_jax.models.bert import BertConfig
+from art_jax.models.dual_encoder import DualEncoder
+from art_jax.types import Params
+
+_KIND = "retriever"
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRetriever:
+    """An encoder with its weights and how it reads texts.
+
+    encoder: the pure functions.
+    params: its parameters, on the host or the mesh.
+    tokenizer: of queries and passages.
+    max_query_tokens: Q.
+    max_passage_tokens: L.
+    training: facts about how it was made, JSON values.
+    """
+
+    encoder: DualEncoder
+    params: Params
+    tokenizer: WordPieceTokenizer
+    max_query_tokens: int
+    max_passage_tokens: int
+    training: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def query_layout(self) -> Layout:
+        """How a question is laid out: `[CLS] question [SEP]`."""
+        return query_layout(self.tokenizer, self.max_query_tokens)
+
+    @property
+    def passage_layout(self) -> Layout:
+        """How a passage is laid out: `[CLS] title [SEP] text [SEP]`."""
+        return query_layout(self.tokenizer, self.max_passage_tokens)
+
+
+def save_retriever(directory: pathlib.Path, retriever: SavedRetriever) -> None:
+    """Writes the folder, all of it or nothing; the first process alone writes."""
+    if jax.process_index() == 0:
+        folder = atomic.new_directory(directory)
+        config = {
+            "encoder": dataclasses.asdict(retriever.encoder),
+            "max_query_tokens": retriever.max_query_tokens,
+            "max_passage_tokens": retriever.max_passage_tokens,
+            "training": retriever.training,
+        }
+        atomic.write_text(folder / "config.json", json.dumps(config, indent=1))
+        flat = traverse_util.flatten_dict(retriever.params, sep="/")
+        arrays = {name: np.asarray(value) for name, value in flat.items()}
+        safetensors.numpy.save_file(arrays, folder / "params.safetensors")
+        save_tokenizer(retriever.tokenizer, folder / "tokenizer")
+        manifest.write_manifest(folder, {"kind": _KIND})
+        atomic.finish_directory(directory)
+    partitioning.barrier("retriever_saved")
+
+
+def load_retriever(directory: pathlib.Path, mesh: Mesh) -> SavedRetriever:
+    """Returns a retriever, its parameters whole on every device of the mesh.
+
+    Args:
+        directory: a folder of `save_retriever`, or a run that holds one.
+        mesh: where to.
+
+    Raises:
+        ConfigError: there is none.
+        CorruptError: a file is missing or damaged, or does not fit the others.
+    """
+    directory = find_retriever(directory)
+    atomic.recover_directory(directory)
+    manifest.verify_manifest(directory)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    try:
+        settings = dict(config["encoder"])
+        encoder = DualEncoder(BertConfig(**settings.pop("config")), **settings)
+    except (TypeError, KeyError) as error:
+        raise CorruptError(
+            f"{directory / 'config.json'} describes an encoder this art_jax does not "
+            f"know ({error}): use the art_jax that wrote it, or a newer one."
+        ) from error
+    flat = safetensors.numpy.load_file(directory / "params.safetensors")
+    params = traverse_util.unflatten_dict(flat, sep="/")
+    check_params(encoder, params, directory)
+    return SavedRetriever(
+        encoder=encoder,
+        params=partitioning.put_tree(params, partitioning.replicated(mesh)),
+        tokenizer=load_tokenizer(directory / "tokenizer"),
+        max_query_tokens=config["max_query_tokens"],
+        max_passage_tokens=config["max_passage_tokens"],
+        training=config["training"],
+    )
+
+
+def find_retriever(path: pathlib.Path) -> pathlib.Path:
+    """Returns the retriever's folder, given it or the run it is in.
+
+    Raises:
+        ConfigError: neither is one.
+    """
+    path = pathlib.Path(path)
+    for candidate in (path / "retriever", path):
+        if (candidate / "params.safetensors").exists() and (
+            candidate / "config.json"
+        ).exists():
+            return candidate
+    raise ConfigError(
+        f"{path} holds no retriever: give the MODEL_DIR of a finished `art-jax train`, "
+        "or its folder `retriever`."
+    )
+
+
+def check_params(encoder: DualEncoder, params: Params, source: object) -> None:
+    """Raises ConfigError unless `params` are those of `encoder`, naming what differs.
+
+    Args:
+        encoder: what they must fit.
+        params: a tree of arrays.
+        source: where they came from, for the message.
+    """
+    wanted = jax.eval_shape(encoder.init, jax.random.key(0))
+    wanted = traverse_util.flatten_dict(wanted, sep="/")
+    held = traverse_util.flatten_dict(params, sep="/")
+    differences = [
+        f"{name}: it has {held[name].shape if name in held else 'nothing'}, "
+        f"the encoder {wanted[name].shape if name in wanted else 'nothing'}"
+        for name in sorted({*held, *wanted})
+        if name not in held
+        or name not in wanted
+        or held[name].shape != wanted[name].shape
+    ]
+    if differences:
+        shown = "\n  ".join(differences[:5])
+        raise ConfigError(
+            f"{source} holds another model; {len(differences)} arrays differ:\n  "
+            f"{shown}\nUse the encoder it was made with."
+        )

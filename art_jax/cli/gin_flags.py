@@ -1,0 +1,192 @@
+"""T5X's gin flags: --gin_file, --gin_search_paths, --gin.NAME=VALUE."""
+
+import argparse
+import difflib
+import pathlib
+from collections.abc import Sequence
+
+import art_jax
+from art_jax.errors import ConfigError, require_package
+
+# From a checkout gin/ is beside the package; a wheel holds it inside.
+PACKAGE_ROOTS = (
+    pathlib.Path(art_jax.__file__).parent.parent,
+    pathlib.Path(art_jax.__file__).parent,
+)
+
+
+def add_gin_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags to a verb's parser."""
+    group = parser.add_argument_group("gin, as in T5X")
+    group.add_argument(
+        "--gin_file", action="append", default=[], help="a gin file; later ones win"
+    )
+    group.add_argument(
+        "--gin_search_paths", default=".", help="where gin files are, by commas"
+    )
+    group.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="'NAME = VALUE'",
+        help="as --gin.NAME=VALUE; text needs quotes inside: --gin.QUERIES='\"q.txt\"'",
+    )
+
+
+def rewrite_gin_flags(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with --gin.NAME=VALUE as --gin_bindings='NAME = VALUE'.
+
+    Raises:
+        ConfigError: a --gin.NAME has no value.
+    """
+    rewritten = []
+    for argument in arguments:
+        if not argument.startswith("--gin."):
+            rewritten.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not equals:
+            raise ConfigError(f"{argument} needs a value: --gin.NAME=VALUE")
+        rewritten.append(f"--gin_bindings={name.strip()} = {value}")
+    return rewritten
+
+
+def parse_gin(
+    files: Sequence[str], bindings: Sequence[str], search_paths: str = "."
+) -> None:
+    """Makes gin hold what the files and then the bindings say.
+
+    Stricter than gin: a macro that is bound and that nothing reads is an error, since
+    it is a misspelt one as a rule.
+
+    Args:
+        files: gin files, found in `search_paths` and then in the package.
+        bindings: "NAME = VALUE".
+        search_paths: folders, separated by commas.
+
+    Raises:
+        ConfigError: a file is missing, a name is unknown, a value cannot be read.
+    """
+    gin = require_package("gin", extra="all", purpose="A gin file")
+    gin.clear_config()
+    roots = [*map(pathlib.Path, search_paths.split(",")), *PACKAGE_ROOTS]
+    for root in roots:
+        gin.add_config_file_search_path(str(root))
+    check_macros(files, bindings, roots)
+    try:
+        gin.parse_config_files_and_bindings(
+            [str(find_gin_file(name, roots)) for name in files], list(bindings)
+        )
+    except (ValueError, TypeError, AttributeError, ImportError, SyntaxError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"gin: {error}") from error
+
+
+def call(function):
+    """Returns what a gin-configured function returns, with no argument given.
+
+    Raises:
+        ConfigError: a required value was never bound, or a macro has no value.
+    """
+    import gin
+
+    try:
+        configured = gin.get_configurable(function)
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"the gin files never configure {function.__module__}.{function.__name__}: "
+            "give a run file such as --gin_file=gin/runs/own_documents.gin"
+        ) from None
+    try:
+        return configured()
+    except RuntimeError as error:
+        if "gin.REQUIRED" not in str(error) and "required" not in str(error).lower():
+            raise
+        raise ConfigError(f"gin: {error}") from error
+
+
+def find_gin_file(name: str, roots: Sequence[pathlib.Path]) -> pathlib.Path:
+    """Returns where a gin file is.
+
+    Raises:
+        ConfigError: it is in none of the roots.
+    """
+    for root in (pathlib.Path(), *roots):
+        if (root / name).is_file():
+            return root / name
+    raise ConfigError(
+        f"there is no gin file {name}: looked in "
+        f"{', '.join(str(root.resolve()) for root in roots)}."
+    )
+
+
+def check_macros(
+    files: Sequence[str], bindings: Sequence[str], roots: Sequence[pathlib.Path]
+) -> None:
+    """Raises where a macro is bound that nothing reads, or read that nothing binds.
+
+    Args:
+        files: gin files; what they include counts.
+        bindings: "NAME = VALUE".
+        roots: where files are looked for.
+
+    Raises:
+        ConfigError: with the nearest name there is.
+    """
+    bound: dict[str, str] = {}
+    read: set[str] = set()
+    for name in files:
+        _collect_macros(find_gin_file(name, roots), roots, bound, read)
+    _collect_statements("\n".join(bindings), "--gin", roots, bound, read)
+    for name, place in bound.items():
+        if name not in read:
+            raise ConfigError(
+                f"{place}: nothing reads the macro {name}.{_nearest(name, read)}"
+            )
+    for name in sorted(read - bound.keys()):
+        if "." not in name:
+            raise ConfigError(
+                f"the macro %{name} is read but never bound: give --gin.{name}=VALUE."
+                f"{_nearest(name, bound)}"
+            )
+
+
+def _collect_macros(path, roots, bound, read) -> None:
+    text = path.read_text(encoding="utf-8")
+    _collect_statements(text, str(path), roots, bound, read)
+
+
+def _collect_statements(text, place, roots, bound, read) -> None:
+    from gin import config_parser
+
+    class Reads(config_parser.ParserDelegate):
+        def configurable_reference(self, scoped_configurable_name, evaluate):
+            return None
+
+        def macro(self, macro_name):
+            read.add(macro_name)
+
+    try:
+        for statement in config_parser.ConfigParser(text, Reads()):
+            if isinstance(statement, config_parser.IncludeStatement):
+                _collect_macros(
+                    find_gin_file(statement.filename, roots), roots, bound, read
+                )
+            elif (
+                isinstance(statement, config_parser.BindingStatement)
+                and not statement.arg_name
+            ):
+                line = f"{place}:{statement.location.line_num}"
+                bound[statement.selector] = place if place == "--gin" else line
+    except SyntaxError as error:
+        line = text.splitlines()[(error.lineno or 1) - 1].strip()
+        raise ConfigError(
+            f"{place}: gin cannot read {line!r} ({error.msg}). Text needs quotes inside "
+            "the shell's: --gin.PASSAGES='\"p.tsv\"'"
+        ) from error
+
+
+def _nearest(name: str, names) -> str:
+    close = difflib.get_close_matches(name, [n for n in names if "." not in n], n=1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -1,0 +1,188 @@
+"""The command `art-jax`: which verbs there are; each imports what it needs when run.
+
+Exit codes: 0 done; 1 a bug; 2 usage or configuration; 3 bad input data; 4 a damaged
+checkpoint or index; 5 out of memory; 6 training diverged; 75 stopped by a signal after
+a save, run the same command again; 130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import art_jax
+from art_jax.cli import gin_flags
+from art_jax.errors import ArtJaxError
+
+OUT_OF_MEMORY = 5
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code; errors become one clear message."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    try:
+        options = build_parser().parse_args(gin_flags.rewrite_gin_flags(arguments))
+        module = importlib.import_module(f"art_jax.cli.{options.module}")
+        module.run(options)
+        return 0
+    except ArtJaxError as error:
+        return _fail(error, error.exit_code, debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("art-jax: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            return _fail(error, OUT_OF_MEMORY, debug)
+        raise
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all verbs; it imports neither JAX nor TensorFlow."""
+    parser = argparse.ArgumentParser(
+        prog="art-jax",
+        description="Trains dense passage retrievers from questions alone.",
+        epilog="art-jax VERB --help shows a verb's options and an example.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"art-jax {art_jax.__version__}"
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _add_quickstart(verbs)
+    _add_train(verbs)
+    _add_evaluate(verbs)
+    _add_embed(verbs)
+    _add_search(verbs)
+    _add_data(verbs)
+    return parser
+
+
+def _add_quickstart(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "quickstart",
+        "train and search a retriever of this machine's Python documentation",
+        "art-jax quickstart",
+    )
+    verb.add_argument(
+        "--model_dir", default="runs/quickstart", help="where the run is written"
+    )
+    gin_flags.add_gin_flags(verb)
+
+
+def _add_train(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "train",
+        "train a retriever as a gin file says",
+        "art-jax train --gin_file=gin/runs/own_documents.gin "
+        "--gin.PASSAGES='\"passages.tsv\"' --gin.QUERIES='\"questions.txt\"' "
+        "--gin.MODEL_DIR='\"runs/mine\"'",
+    )
+    gin_flags.add_gin_flags(verb)
+    group = verb.add_argument_group("several processes (TPU pods need none of these)")
+    group.add_argument(
+        "--multiprocess", action="store_true", help="start jax.distributed first"
+    )
+    group.add_argument("--coordinator_address", help="host:port of process 0")
+    group.add_argument("--process_count", type=int)
+    group.add_argument("--process_index", type=int)
+
+
+def _add_evaluate(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "evaluate",
+        "measure a retriever, or BM25, on questions with answers or known passages",
+        "art-jax evaluate runs/mine --queries test.jsonl",
+    )
+    verb.add_argument("run", metavar="RUN", help="a run's MODEL_DIR")
+    source = verb.add_mutually_exclusive_group(required=True)
+    source.add_argument("--queries", help="a file of questions")
+    source.add_argument("--task", help="a registered SeqIO task")
+    verb.add_argument("--split", default="test", help="of --task (default: test)")
+    verb.add_argument(
+        "--task_module",
+        action="append",
+        default=[],
+        help="module that registers --task (default: art_jax.tasks.*)",
+    )
+    verb.add_argument("--bm25", action="store_true", help="measure BM25 instead")
+    verb.add_argument("-k", type=int, default=100, help="passages a question (100)")
+    verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
+    verb.add_argument("--run_file", help="also write the rankings as a TREC run")
+    verb.add_argument("--output_dir", help="of metrics (default: RUN/evaluation)")
+
+
+def _add_embed(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "embed",
+        "embed passages with a trained retriever and make them its index",
+        "art-jax embed runs/mine --passages new_passages.jsonl --output_dir runs/new",
+    )
+    verb.add_argument("run", metavar="RUN", help="a run's MODEL_DIR")
+    verb.add_argument("--passages", help="a file of passages (default: RUN's own)")
+    verb.add_argument("--output_dir", help="a new folder; needed with --passages")
+    verb.add_argument(
+        "--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of rows"
+    )
+
+
+def _add_search(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "search",
+        "find passages for a question, or for a file of questions",
+        'art-jax search runs/quickstart "sort a list in place" -k 5',
+    )
+    verb.add_argument("run", metavar="RUN", help="a run's MODEL_DIR")
+    verb.add_argument("question", nargs="?", help="what to look for")
+    verb.add_argument("-k", type=int, default=5, help="passages a question (5)")
+    verb.add_argument("--queries", help="a file of questions; needs --run_file")
+    verb.add_argument(
+        "--run_file", "--run", dest="run_file", help="TREC run to write for --queries"
+    )
+    verb.add_argument("--json", action="store_true", help="one JSON line a passage")
+
+
+def _add_data(verbs) -> None:
+    verb = verbs.add_parser("data", help="look at files of passages or questions")
+    actions = verb.add_subparsers(metavar="ACTION", required=True)
+    check = _verb(
+        actions,
+        "check",
+        "report rows, duplicates, empties, encoding and lengths of a file",
+        "art-jax data check passages.tsv",
+    )
+    check.set_defaults(module="data")
+    check.add_argument("file", metavar="FILE")
+
+
+def _verb(verbs, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"Example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(module=name)
+    verb.add_argument("--debug", action="store_true", help="show tracebacks")
+    return verb
+
+
+def _fail(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    # gin adds the chain of configurables it called through; that is for --debug.
+    message = str(error).split("\n  In call to configurable")[0]
+    sys.stderr.write(f"art-jax: error: {message}\n")
+    return code

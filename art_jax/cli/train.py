@@ -1,0 +1,454 @@
+"""`art-jax train`: passages and questions in, a searchable retriever out."""
+
+import dataclasses
+import json
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from art_jax import atomic, partitioning
+from art_jax.checkpoints.retriever import (
+    SavedRetriever,
+    check_params,
+    load_retriever,
+    save_retriever,
+)
+from art_jax.cli import gin_flags
+from art_jax.data import tokenizers
+from art_jax.data.evidence import EvidenceStore, build_or_load_evidence, load_evidence
+from art_jax.data.layouts import layout_lengths
+from art_jax.data.passages import read_passages
+from art_jax.data.question_table import (
+    QuestionTable,
+    query_layout,
+    read_question_table,
+    tasks_with_split,
+)
+from art_jax.errors import ConfigError
+from art_jax.evaluation import measures
+from art_jax.index.refresh import Refresher, refresh
+from art_jax.index.retriever import (
+    Retriever,
+    build_encode_query,
+    encode_tokens,
+    search_queries,
+)
+from art_jax.index.rows import place_rows, stream_rows
+from art_jax.index.table import save_table
+from art_jax.methods.workspace import RETRIEVER, TEACHER, Workspace, passage_side
+from art_jax.models.dual_encoder import DualEncoder
+from art_jax.training import preemption
+from art_jax.training.stage import Stage, run_stage
+from art_jax.types import Params
+
+DEV_DEPTHS = (1, 5, 20, 100)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What `train` leaves in memory, beside the files in its folder.
+
+    retriever: the trained one, with its table.
+    initial: the retriever before training, without a table.
+    refresher: embeds the evidence again.
+    seconds: wall time by part of the run.
+    """
+
+    retriever: Retriever
+    initial: SavedRetriever
+    refresher: Refresher
+    seconds: Mapping[str, float]
+
+
+def run(options) -> None:
+    """Runs the verb `train`."""
+    if options.multiprocess or options.coordinator_address:
+        jax.distributed.initialize(
+            options.coordinator_address, options.process_count, options.process_index
+        )
+    if not options.gin_file:
+        raise ConfigError(
+            "art-jax train needs a run file, such as "
+            "--gin_file=gin/runs/own_documents.gin (see gin/runs)."
+        )
+    gin_flags.parse_gin(
+        options.gin_file, options.gin_bindings, options.gin_search_paths
+    )
+    gin_flags.call(train)
+
+
+def train(
+    *,
+    model_dir: str,
+    passages: str,
+    mixture_or_task_name: str,
+    encoder: DualEncoder,
+    stages: Sequence[Stage],
+    task_feature_lengths: Mapping[str, int],
+    vocabulary: str | None = None,
+    vocab_size: int = 16_000,
+    initial_checkpoint_path: str | None = None,
+    model_parallelism: int = 1,
+    stream_tokens: bool = False,
+    table_dtype: str = "bfloat16",
+    embed_chunk_tokens: int = 16_384,
+    dev_split: str = "dev",
+) -> TrainedRun:
+    """Trains a retriever through its stages and writes it with its index.
+
+    Run again after any stop, the same call goes on where it was. The folder then
+    holds `retriever/`, `index/` and `evidence/`, which `Retriever.load` reads.
+
+    Args:
+        model_dir: where everything is written.
+        passages: a file of passages, see `data.passages.read_passages`.
+        mixture_or_task_name: the SeqIO task or mixture of the training questions.
+        encoder: the retriever; its vocabulary grows to the tokeniser's where that is
+            trained here.
+        stages: trained one after the other, each from the last one's result.
+        task_feature_lengths: {"query": Q, "passage": L} tokens.
+        vocabulary: a WordPiece vocab.txt; None: train one on the passages.
+        vocab_size: of the vocabulary trained here.
+        initial_checkpoint_path: a retriever to start from; None: from scratch.
+        model_parallelism: devices the teacher's weights are split over.
+        stream_tokens: read token rows from disk each step instead of holding them in
+            device memory.
+        table_dtype: of the embedding table.
+        embed_chunk_tokens: tokens a device embeds at a time.
+        dev_split: held-out questions to choose the best step by, if the task has it.
+    """
+    folder = pathlib.Path(model_dir)
+    check_model_dir(folder)
+    clock = Clock()
+    mesh = partitioning.make_mesh(model_parallelism=model_parallelism)
+    with preemption.watch_signals():
+        report(f"{len(jax.devices())} x {jax.devices()[0].device_kind}")
+        made = make_tokenizers(folder, passages, stages, vocabulary, vocab_size)
+        evidence = make_evidence(folder, passages, made)
+        clock.lap("evidence")
+        workspace = make_workspace(
+            mesh=mesh,
+            encoder=fit_vocabulary(encoder, made[RETRIEVER], is_trained=not vocabulary),
+            evidence=evidence,
+            made=made,
+            lengths=task_feature_lengths,
+            queries=read_queries(made, mixture_or_task_name, "train", task_feature_lengths),
+            stream_tokens=stream_tokens,
+        )
+        dev = None
+        if has_split(mixture_or_task_name, dev_split):
+            dev = read_queries(
+                made, mixture_or_task_name, dev_split, task_feature_lengths
+            )
+        refresher = make_refresher(workspace, table_dtype, embed_chunk_tokens)
+        params = initial_params(workspace, stages[0].seed, initial_checkpoint_path)
+        initial = saved_retriever(workspace, params, task_feature_lengths, {})
+        if jax.process_index() == 0:
+            write_facts(folder, params)
+        clock.lap("setup")
+        for stage in stages:
+            params = run_stage(
+                stage,
+                workspace,
+                params,
+                refresher=refresher,
+                passage_side=passage_side,
+                directory=folder / stage.name,
+                evaluate=None if dev is None else make_evaluate(workspace, dev),
+                report=report,
+            )
+            clock.lap(stage.name)
+        training = {
+            "stages": [stage.name for stage in stages],
+            "mixture_or_task_name": mixture_or_task_name,
+            "passages": evidence.num_passages,
+        }
+        final = saved_retriever(workspace, params, task_feature_lengths, training)
+        retriever = write_retriever(folder, final, refresher, evidence, stages[-1])
+        clock.lap("index")
+    report(f'done. Search it: art-jax search {model_dir} "your question"')
+    return TrainedRun(retriever, initial, refresher, clock.seconds)
+
+
+class Clock:
+    """Wall time by part: `lap(name)` adds what went by since the last lap."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Adds the time since the last lap to `name`."""
+        now = time.monotonic()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def report(line: str) -> None:
+    """Prints one line of progress, from the first process, on stderr."""
+    if jax.process_index() == 0:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def check_model_dir(folder: pathlib.Path) -> None:
+    """Raises ConfigError where the folder holds something that is no run."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"MODEL_DIR {folder} is a file: give a folder.")
+    if any(folder.iterdir()) and not (folder / "env.json").exists():
+        known = {"tokenizers", "evidence", "data", "config.gin"}
+        strange = [path.name for path in folder.iterdir() if path.name not in known]
+        strange = [name for name in strange if not name.startswith(".")]
+        if strange:
+            raise ConfigError(
+                f"MODEL_DIR {folder} holds {strange[0]!r} and no run of art-jax: give a "
+                "new folder."
+            )
+
+
+def make_tokenizers(
+    folder: pathlib.Path,
+    passages: str,
+    stages: Sequence[Stage],
+    vocabulary: str | None,
+    vocab_size: int,
+) -> dict[str, Any]:
+    """Returns the tokenisers by the name of their token table, trained once a run."""
+    makers = {
+        RETRIEVER: lambda texts: (
+            tokenizers.load_wordpiece(vocabulary)
+            if vocabulary
+            else tokenizers.train_wordpiece(texts, vocab_size)
+        )
+    }
+    teachers = [stage.method.teacher for stage in stages if hasattr(stage.method, "teacher")]
+    if teachers:
+        makers[TEACHER] = teachers[0].make_tokenizer
+    made = {}
+    for name, make in makers.items():
+        directory = folder / "tokenizers" / name
+        if jax.process_index() == 0 and not directory.exists():
+            report(f"making the {name}'s tokeniser")
+            texts = (f"{p.title} {p.text}" for p in read_passages(passages))
+            tokenizers.save_tokenizer(make(texts), atomic.new_directory(directory))
+            atomic.finish_directory(directory)
+        partitioning.barrier(f"tokenizer_{name}")
+        made[name] = tokenizers.load_tokenizer(directory)
+    return made
+
+
+def make_evidence(
+    folder: pathlib.Path, passages: str, made: Mapping[str, Any]
+) -> EvidenceStore:
+    """Returns the evidence store of the run, built by the first process."""
+    directory = folder / "evidence"
+    if jax.process_index() == 0:
+
+        def progress(done: int) -> None:
+            preemption.poll()
+            if done % 100_000 < 2_048 and done > 2_048:
+                report(f"tokenised {done:,} passages")
+
+        store = build_or_load_evidence(passages, directory, made, progress=progress)
+        report(f"evidence: {store.num_passages:,} passages")
+    partitioning.barrier("evidence")
+    return load_evidence(directory, made)
+
+
+def fit_vocabulary(encoder: DualEncoder, tokenizer, *, is_trained: bool) -> DualEncoder:
+    """Returns the encoder with room for the tokeniser's ids.
+
+    Raises:
+        ConfigError: its embedding is smaller than a vocabulary that was given.
+    """
+    config = encoder.config
+    if is_trained:
+        config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
+        return dataclasses.replace(encoder, config=config)
+    if config.vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"VOCABULARY has {tokenizer.vocab_size} pieces, but BertConfig.vocab_size "
+            f"is {config.vocab_size}: raise it."
+        )
+    return encoder
+
+
+def has_split(task: str, split: str) -> bool:
+    """Whether a task or mixture has a split."""
+    try:
+        return bool(tasks_with_split(task, split))
+    except ConfigError:
+        return False
+
+
+def read_queries(
+    made: Mapping[str, Any], task: str, split: str, lengths: Mapping[str, int]
+) -> QuestionTable:
+    """Returns the questions of a task's split, tokenised for the retriever."""
+    from art_jax.data import vocabularies
+
+    vocabularies.use(made[RETRIEVER])
+    table = read_question_table(task, split, lengths["query"])
+    report(f"{split}: {table.num_questions:,} questions of {task}")
+    return table
+
+
+def make_workspace(
+    *,
+    mesh: jax.sharding.Mesh,
+    encoder: DualEncoder,
+    evidence: EvidenceStore,
+    made: Mapping[str, Any],
+    lengths: Mapping[str, int],
+    queries: QuestionTable | None,
+    stream_tokens: bool,
+) -> Workspace:
+    """Returns what the methods are bound to, with the evidence's tokens in place."""
+    for name in ("query", "passage"):
+        if lengths.get(name, 0) > encoder.config.max_positions:
+            raise ConfigError(
+                f"TASK_FEATURE_LENGTHS[{name!r}] is {lengths[name]}, but the encoder has "
+                f"{encoder.config.max_positions} positions."
+            )
+    layout = query_layout(made[RETRIEVER], lengths["passage"])
+    place = stream_rows if stream_tokens else place_rows
+    return Workspace(
+        mesh=mesh,
+        encoder=encoder,
+        evidence=evidence,
+        tokenizers=made,
+        passage_layout=layout,
+        query_layout=query_layout(made[RETRIEVER], lengths["query"]),
+        passages=place(evidence.token_tables[RETRIEVER], layout, mesh),
+        queries=queries,
+        stream_tokens=stream_tokens,
+    )
+
+
+def make_refresher(
+    workspace: Workspace, dtype: str, chunk_tokens: int
+) -> Refresher:
+    """Returns what embeds the workspace's evidence."""
+    tokens = workspace.evidence.token_tables[RETRIEVER]
+    return Refresher(
+        encode=workspace.encoder.encode_passage,
+        rows=workspace.passages,
+        lengths=layout_lengths(
+            workspace.passage_layout, tokens, np.arange(tokens.num_rows)
+        ),
+        width=workspace.encoder.width,
+        mesh=workspace.mesh,
+        evidence_digest=workspace.evidence.digest,
+        dtype=dtype,
+        chunk_tokens=chunk_tokens,
+    )
+
+
+def initial_params(
+    workspace: Workspace, seed: int, checkpoint_path: str | None
+) -> Params:
+    """Returns the parameters to start from, whole on every device.
+
+    Raises:
+        ConfigError: the checkpoint is of another model.
+    """
+    if checkpoint_path is None:
+        return jax.jit(
+            workspace.encoder.init, out_shardings=partitioning.replicated(workspace.mesh)
+        )(jax.random.key(seed))
+    held = load_retriever(checkpoint_path, workspace.mesh)
+    check_params(workspace.encoder, held.params, checkpoint_path)
+    report(f"starting from {checkpoint_path}: a retriever of art_jax")
+    return held.params
+
+
+def make_evaluate(workspace: Workspace, questions: QuestionTable):
+    """Returns `evaluate(run) -> measures` on held-out questions and the run's table."""
+    encode = build_encode_query(workspace.encoder)
+    num_rows = workspace.evidence.num_passages
+    depths = [k for k in DEV_DEPTHS if k <= num_rows]
+
+    def evaluate(run) -> dict[str, float]:
+        queries = encode_tokens(
+            encode, run.train.params, questions.tokens, workspace.mesh
+        )
+        found = search_queries(run.table, queries, k=depths[-1])
+        values = measures.evaluate_questions(
+            questions, found.rows, workspace.evidence.passage, depths
+        )
+        return {name: v for name, v in values.items() if name != "num_questions"}
+
+    return evaluate
+
+
+def saved_retriever(
+    workspace: Workspace, params: Params, lengths: Mapping[str, int], training: dict
+) -> SavedRetriever:
+    """Returns the workspace's encoder with these parameters, ready to be saved."""
+    return SavedRetriever(
+        encoder=workspace.encoder,
+        params=params,
+        tokenizer=workspace.tokenizers[RETRIEVER],
+        max_query_tokens=lengths["query"],
+        max_passage_tokens=lengths["passage"],
+        training=training,
+    )
+
+
+def write_retriever(
+    folder: pathlib.Path,
+    model: SavedRetriever,
+    refresher: Refresher,
+    evidence: EvidenceStore,
+    last_stage: Stage,
+) -> Retriever:
+    """Writes `retriever/` and `index/` and returns both with the evidence."""
+    save_retriever(folder / "retriever", model)
+    table = refresh(
+        refresher,
+        passage_side(model.params),
+        step=last_stage.train_steps,
+        generation=0,
+        on_progress=lambda num_rows: preemption.poll(),
+    )
+    save_table(table, folder / "index")
+    return Retriever(model, table, evidence)
+
+
+def write_facts(folder: pathlib.Path, params: Params) -> None:
+    """Writes config.gin, env.json and model-info.txt, as T5X users expect them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "python": sys.version,
+        "platform": platform.platform(),
+        "command": sys.argv,
+        "devices": [str(device) for device in jax.devices()],
+        "process_count": jax.process_count(),
+        "packages": {
+            name: metadata.version(name)
+            for name in ("art-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+        },
+    }
+    atomic.write_text(folder / "env.json", json.dumps(environment, indent=1))
+    lines, total = [], 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        total += leaf.size
+        lines.append(
+            f"Variable {name} size {leaf.size} shape {tuple(leaf.shape)} "
+            f"partition spec {leaf.sharding.spec}"
+        )
+    lines.append(f"Total number of parameters: {total}")
+    atomic.write_text(folder / "model-info.txt", "\n".join(lines) + "\n")
+    if "gin" in sys.modules:
+        gin = sys.modules["gin"]
+        atomic.write_text(folder / "config.gin", gin.config_str())

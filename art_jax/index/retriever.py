@@ -1,0 +1,134 @@
+"""Questions in, passages out: a trained retriever with its table and its evidence.
+
+A run's folder holds all three: `retriever/`, `index/`, `evidence/`.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from art_jax import partitioning
+from art_jax.checkpoints.retriever import SavedRetriever, find_retriever, load_retriever
+from art_jax.data.evidence import EvidenceStore, load_evidence
+from art_jax.data.layouts import layout_token_lists
+from art_jax.errors import ConfigError
+from art_jax.index import embed
+from art_jax.index.table import EmbeddingTable, load_table, search
+from art_jax.models.dual_encoder import DualEncoder
+from art_jax.types import Params, SearchResults
+
+QUERY_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Retriever:
+    """What answers a question with passages.
+
+    model: encoder, weights and tokeniser.
+    table: embeddings of the evidence.
+    evidence: the passages themselves.
+    """
+
+    model: SavedRetriever
+    table: EmbeddingTable
+    evidence: EvidenceStore
+
+    @classmethod
+    def load(cls, run: str | pathlib.Path, mesh: Mesh | None = None) -> "Retriever":
+        """Returns the retriever of a finished run, laid out on all devices.
+
+        Args:
+            run: the MODEL_DIR of `art-jax train`.
+            mesh: where to; None: all devices.
+
+        Raises:
+            ConfigError: the run holds no retriever or no index, or they do not fit.
+            CorruptError: a file is damaged.
+        """
+        run = pathlib.Path(run)
+        mesh = mesh or partitioning.make_mesh()
+        model = load_retriever(find_retriever(run), mesh)
+        if not (run / "index").exists():
+            raise ConfigError(
+                f"{run} holds no index: make one with `art-jax embed {run}`."
+            )
+        table = load_table(run / "index", mesh)
+        evidence = load_evidence(run / "evidence")
+        if table.evidence_digest != evidence.digest:
+            raise ConfigError(
+                f"{run / 'index'} was made from other passages than "
+                f"{run / 'evidence'} holds: embed again with `art-jax embed {run}`."
+            )
+        return cls(model, table, evidence)
+
+    def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
+        """Returns embeddings of questions, [n, D] float32."""
+        tokens = layout_token_lists(
+            self.model.query_layout, self.model.tokenizer.encode_batch(list(questions))
+        )
+        encode = build_encode_query(self.model.encoder)
+        return encode_tokens(encode, self.model.params, tokens, self.table.mesh)
+
+    def search(self, questions: Sequence[str], k: int = 5) -> SearchResults:
+        """Returns the k best rows for each question, [n, k] NumPy arrays."""
+        return search_queries(self.table, self.encode_queries(questions), k=k)
+
+
+def search_queries(
+    table: EmbeddingTable, queries: np.ndarray, *, k: int, batch_size: int = QUERY_BATCH
+) -> SearchResults:
+    """Returns the k best rows of any number of queries, a batch at a time.
+
+    Args:
+        table: where to search.
+        queries: [n, D] float32 on the host.
+        k: rows kept a query.
+        batch_size: queries a search; the last batch is filled up, so that one
+            compiled search serves all.
+    """
+    scores, rows = [], []
+    batch_size = min(batch_size, max(len(queries), 1))
+    for start in range(0, len(queries), batch_size):
+        part = queries[start : start + batch_size]
+        filled = np.zeros((batch_size, queries.shape[1]), np.float32)
+        filled[: len(part)] = part
+        found = search(table, filled, k=k)
+        scores.append(found.scores[: len(part)])
+        rows.append(found.rows[: len(part)])
+    if not scores:
+        return SearchResults(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))
+    return SearchResults(np.concatenate(scores), np.concatenate(rows))
+
+
+def encode_tokens(
+    encode: Callable[[Params, jax.Array], jax.Array],
+    params: Params,
+    tokens: np.ndarray,
+    mesh: Mesh,
+    batch_size: int = QUERY_BATCH,
+) -> np.ndarray:
+    """Returns embeddings of token rows, [n, D] float32 on the host.
+
+    Args:
+        encode: from `build_encode_query`.
+        params: the encoder's.
+        tokens: [n, Q] int32.
+        mesh: batches are split over its data axis.
+        batch_size: rows at a time.
+    """
+    batches = embed.embed_batches(
+        functools.partial(encode, params), tokens, batch_size=batch_size, mesh=mesh
+    )
+    parts = [partitioning.to_host(batch)[:used] for used, batch in batches]
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=16)
+def build_encode_query(encoder: DualEncoder):
+    """Returns `encode(params, tokens) -> [B, D]`, jitted once an encoder."""
+    return jax.jit(encoder.encode_query)
