@@ -56,13 +56,15 @@ class PreemptedError(ArtJaxError):
     exit_code = 75
 
 
-def require_package(name: str, *, extra: str, purpose: str) -> types.ModuleType:
+def require_package(
+    name: str, *, purpose: str, extra: str | None = None
+) -> types.ModuleType:
     """Returns the imported module `name`, or says how to install it.
 
     Args:
         name: the module to import.
-        extra: the extra of art_jax that brings it.
         purpose: what needs it, as the start of a sentence ("BM25 search").
+        extra: the extra of art_jax that brings it; None: a plain installation does.
 
     Raises:
         ConfigError: the module is not installed.
@@ -72,7 +74,8 @@ def require_package(name: str, *, extra: str, purpose: str) -> types.ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != name.split(".")[0]:
             raise
+        wanted = f"'art-jax[{extra}]'" if extra else "art-jax"
         raise ConfigError(
             f"{purpose} needs the package {name.split('.')[0]!r}, which is not "
-            f"installed: pip install 'art-jax[{extra}]'"
+            f"installed: pip install {wanted}"
         ) from error

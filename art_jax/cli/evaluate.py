@@ -59,7 +59,7 @@ def run(options) -> None:
         rankings = make_run(
             questions.question_ids, found, retriever.evidence.passage_id
         )
-        runs.write_run(options.run_file, rankings, tag=f"art_jax_{name}")
+        runs.write_run(options.run_file, rankings.items(), tag=f"art_jax_{name}")
     print(format_table({name: metrics}))
 
 
@@ -72,13 +72,16 @@ def find_task(options) -> tuple[str, str]:
     if not modules:
         tasks = importlib.import_module("art_jax.tasks")
         modules = [
-            f"art_jax.tasks.{info.name}" for info in pkgutil.iter_modules(tasks.__path__)
+            f"art_jax.tasks.{info.name}"
+            for info in pkgutil.iter_modules(tasks.__path__)
         ]
     for module in modules:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            raise ConfigError(f"--task_module {module} cannot be imported: {error}.") from None
+            raise ConfigError(
+                f"--task_module {module} cannot be imported: {error}."
+            ) from None
     return options.task, options.split
 
 

@@ -1,8 +1,10 @@
 """T5X's gin flags: --gin_file, --gin_search_paths, --gin.NAME=VALUE."""
 
 import argparse
+import dataclasses
 import difflib
 import pathlib
+import tokenize
 from collections.abc import Sequence
 
 import art_jax
@@ -13,6 +15,8 @@ PACKAGE_ROOTS = (
     pathlib.Path(art_jax.__file__).parent.parent,
     pathlib.Path(art_jax.__file__).parent,
 )
+
+_COMMAND_LINE = "--gin"
 
 
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +71,7 @@ def parse_gin(
     Raises:
         ConfigError: a file is missing, a name is unknown, a value cannot be read.
     """
-    gin = require_package("gin", extra="all", purpose="A gin file")
+    gin = require_package("gin", purpose="A gin file")
     gin.clear_config()
     roots = [*map(pathlib.Path, search_paths.split(",")), *PACKAGE_ROOTS]
     for root in roots:
@@ -124,7 +128,9 @@ def find_gin_file(name: str, roots: Sequence[pathlib.Path]) -> pathlib.Path:
 def check_macros(
     files: Sequence[str], bindings: Sequence[str], roots: Sequence[pathlib.Path]
 ) -> None:
-    """Raises where a macro is bound that nothing reads, or read that nothing binds.
+    """Raises where a macro is misspelt, or has no value.
+
+    That is: bound and never read, read and never bound, or left at %gin.REQUIRED.
 
     Args:
         files: gin files; what they include counts.
@@ -132,32 +138,52 @@ def check_macros(
         roots: where files are looked for.
 
     Raises:
-        ConfigError: with the nearest name there is.
+        ConfigError: with the nearest name there is, or all that are required.
     """
-    bound: dict[str, str] = {}
-    read: set[str] = set()
+    macros = Macros({}, set(), set())
     for name in files:
-        _collect_macros(find_gin_file(name, roots), roots, bound, read)
-    _collect_statements("\n".join(bindings), "--gin", roots, bound, read)
-    for name, place in bound.items():
-        if name not in read:
+        _collect_file(find_gin_file(name, roots), roots, macros)
+    for binding in bindings:
+        _collect_statements(binding, _COMMAND_LINE, roots, macros)
+    for name, place in macros.bound.items():
+        if name not in macros.read:
             raise ConfigError(
-                f"{place}: nothing reads the macro {name}.{_nearest(name, read)}"
+                f"{place}: nothing reads the macro {name}.{_nearest(name, macros.read)}"
             )
-    for name in sorted(read - bound.keys()):
-        if "." not in name:
-            raise ConfigError(
-                f"the macro %{name} is read but never bound: give --gin.{name}=VALUE."
-                f"{_nearest(name, bound)}"
-            )
+    for name in sorted(macros.read - macros.bound.keys()):
+        raise ConfigError(
+            f"the macro %{name} is read but never bound: give --gin.{name}=VALUE."
+            f"{_nearest(name, macros.bound)}"
+        )
+    missing = sorted(macros.required)
+    if missing:
+        raise ConfigError(
+            f"{files[-1] if files else _COMMAND_LINE} needs {', '.join(missing)}: give "
+            + " ".join(f"--gin.{name}=VALUE" for name in missing)
+            + f" (text in two kinds of quotes: --gin.{missing[0]}='\"...\"')."
+        )
 
 
-def _collect_macros(path, roots, bound, read) -> None:
+@dataclasses.dataclass(frozen=True)
+class Macros:
+    """The macros of some gin files; filled file by file.
+
+    bound: where each was bound last.
+    read: those that some value mentions.
+    required: those whose last value is %gin.REQUIRED.
+    """
+
+    bound: dict[str, str]
+    read: set[str]
+    required: set[str]
+
+
+def _collect_file(path: pathlib.Path, roots, macros: Macros) -> None:
     text = path.read_text(encoding="utf-8")
-    _collect_statements(text, str(path), roots, bound, read)
+    _collect_statements(text, str(path), roots, macros)
 
 
-def _collect_statements(text, place, roots, bound, read) -> None:
+def _collect_statements(text: str, place: str, roots, macros: Macros) -> None:
     from gin import config_parser
 
     class Reads(config_parser.ParserDelegate):
@@ -165,24 +191,32 @@ def _collect_statements(text, place, roots, bound, read) -> None:
             return None
 
         def macro(self, macro_name):
-            read.add(macro_name)
+            if "." not in macro_name:  # not gin.REQUIRED and other constants
+                macros.read.add(macro_name)
+            return f"%{macro_name}"
+
+    def bind(name: str, value: object, line: int) -> None:
+        is_file = place != _COMMAND_LINE
+        macros.bound[name] = f"{place}:{line}" if is_file else place
+        if value == "%gin.REQUIRED":
+            macros.required.add(name)
+        else:
+            macros.required.discard(name)
 
     try:
         for statement in config_parser.ConfigParser(text, Reads()):
             if isinstance(statement, config_parser.IncludeStatement):
-                _collect_macros(
-                    find_gin_file(statement.filename, roots), roots, bound, read
-                )
-            elif (
-                isinstance(statement, config_parser.BindingStatement)
-                and not statement.arg_name
-            ):
-                line = f"{place}:{statement.location.line_num}"
-                bound[statement.selector] = place if place == "--gin" else line
-    except SyntaxError as error:
-        line = text.splitlines()[(error.lineno or 1) - 1].strip()
+                _collect_file(find_gin_file(statement.filename, roots), roots, macros)
+            elif not getattr(statement, "arg_name", True):  # a macro's binding
+                bind(statement.selector, statement.value, statement.location.line_num)
+    except (SyntaxError, tokenize.TokenError) as error:
+        number = getattr(error, "lineno", None) or 1
+        lines = text.splitlines() or [""]
+        line = lines[min(number, len(lines)) - 1].strip()
+        where = place if place == _COMMAND_LINE else f"{place}:{number}"
+        message = getattr(error, "msg", str(error)).rstrip(".")
         raise ConfigError(
-            f"{place}: gin cannot read {line!r} ({error.msg}). Text needs quotes inside "
+            f"{where}: gin cannot read {line!r} ({message}). Text needs quotes inside "
             "the shell's: --gin.PASSAGES='\"p.tsv\"'"
         ) from error
 

@@ -17,7 +17,9 @@ def run(options) -> None:
     if (options.question is None) == (options.queries is None):
         raise ConfigError('give one question, "in quotes", or --queries FILE.')
     if options.queries is not None and options.run_file is None:
-        raise ConfigError("--queries needs --run_file OUT.trec to write the rankings to.")
+        raise ConfigError(
+            "--queries needs --run_file OUT.trec to write the rankings to."
+        )
     if options.k < 1:
         raise ConfigError(f"-k is {options.k}: ask for at least one passage.")
     if options.queries is not None:
@@ -67,7 +69,7 @@ def search_file(run_dir: str, queries: str, run_file: str, k: int) -> None:
     found = retriever.search([question.text for question in questions], k)
     ids = [question.question_id for question in questions]
     run_of_file = make_run(ids, found, retriever.evidence.passage_id)
-    runs.write_run(run_file, run_of_file, tag="art_jax")
+    runs.write_run(run_file, run_of_file.items(), tag="art_jax")
     print(f"{len(questions):,} questions, {k} passages each: {run_file}")
 
 

@@ -16,15 +16,20 @@ def batch_rows(num_examples: int, batch_size: int, *, seed: int, step: int):
     Raises:
         ConfigError: there are fewer examples than a batch takes.
     """
+    check_num_examples(num_examples, batch_size)
     steps_per_epoch = num_examples // batch_size
-    if steps_per_epoch == 0:
+    epoch, step_in_epoch = divmod(step, steps_per_epoch)
+    start = step_in_epoch * batch_size
+    return _permutation(num_examples, seed, epoch)[start : start + batch_size]
+
+
+def check_num_examples(num_examples: int, batch_size: int) -> None:
+    """Raises ConfigError where there are fewer examples than a batch takes."""
+    if num_examples < batch_size:
         raise ConfigError(
             f"a batch takes {batch_size} examples, but there are {num_examples}: lower "
             "BATCH_SIZE or add examples."
         )
-    epoch, step_in_epoch = divmod(step, steps_per_epoch)
-    start = step_in_epoch * batch_size
-    return _permutation(num_examples, seed, epoch)[start : start + batch_size]
 
 
 @functools.lru_cache(maxsize=4)

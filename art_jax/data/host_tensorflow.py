@@ -11,8 +11,8 @@ from art_jax.errors import require_package
 # Read when TensorFlow's library loads; 3 leaves its fatal errors.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-tf = require_package("tensorflow", extra="all", purpose="Reading a SeqIO task")
+tf = require_package("tensorflow", purpose="Reading a SeqIO task")
 tf.config.set_visible_devices([], "GPU")
-seqio = require_package("seqio", extra="all", purpose="Reading a SeqIO task")
+seqio = require_package("seqio", purpose="Reading a SeqIO task")
 
 __all__ = ["seqio", "tf"]

@@ -63,7 +63,7 @@ def build_bm25(
         passages, times f / (f + k1 (1 - b + b length / mean length)) for f occurrences.
         Defaults of k1 and b: Anserini's. Differs in: nothing.
     """
-    bm25s = require_package("bm25s", extra="all", purpose="BM25 search")
+    bm25s = require_package("bm25s", purpose="BM25 search")
     tokens = _tokenize(texts, stop_words, return_ids=True)
     if not tokens.vocab:
         raise DataError("no passage has a word that BM25 could index")
@@ -104,8 +104,8 @@ def search_bm25(index: Bm25Index, questions: Sequence[str], k: int) -> SearchRes
 
 
 def _tokenize(texts: Iterable[str], stop_words: str | None, *, return_ids: bool):
-    bm25s = require_package("bm25s", extra="all", purpose="BM25 search")
-    stemmer = require_package("Stemmer", extra="all", purpose="BM25 search")
+    bm25s = require_package("bm25s", purpose="BM25 search")
+    stemmer = require_package("Stemmer", purpose="BM25 search")
     return bm25s.tokenize(
         texts,
         token_pattern=_WORD_PATTERN,
