@@ -1,19 +1,38 @@
 """The T5 teacher: the log-likelihood of a question given each of its passages."""
 
 import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
+from art_jax import partitioning
+from art_jax.checkpoints import huggingface, t5x
+from art_jax.data.layouts import Layout, TokenTable
+from art_jax.data.tokenizers import SentencePieceTokenizer, load_sentencepiece
 from art_jax.errors import ConfigError
-from art_jax.models import t5
+from art_jax.models import layers, t5
 from art_jax.models.t5 import T5Config
+from art_jax.teacher import prompts
 from art_jax.types import Params
+
+# Fields of T5Config that no weight depends on.
+_FREE_FIELDS = (
+    "dtype",
+    "param_dtype",
+    "dropout_rate",
+    "float32_attention_logits",
+    "remat",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Teacher:
-    """A frozen T5 as ART's teacher; parameters are passed in.
+    """A frozen T5 as ART's teacher; `load` reads its parameters, `score` takes them.
 
     Attributes:
         config: of the T5.
@@ -21,20 +40,117 @@ class T5Teacher:
             it: its logits alone take 4 * chunk_size * T * V bytes.
         max_passage_tokens: the most tokens of a passage, prompt and EOS included.
         max_question_tokens: T at most, the question's head and EOS included.
+        checkpoint_path: a native T5X checkpoint (`checkpoint_<step>`), or a folder of
+            Hugging Face with config.json and safetensors.
+        vocabulary: its SentencePiece model, a file.
+        param_dtype: in which its parameters are held.
+        prompt: the texts around passage and question.
     """
 
     config: T5Config
     chunk_size: int = 16
     max_passage_tokens: int = 512
     max_question_tokens: int = 128
+    checkpoint_path: str | None = None
+    vocabulary: str | None = None
+    param_dtype: str = "bfloat16"
+    prompt: prompts.Prompt = prompts.ART
 
     def __post_init__(self):
+        layers.check_dtype("T5Teacher.param_dtype", self.param_dtype)
         sizes = (self.chunk_size, self.max_passage_tokens, self.max_question_tokens)
         if min(sizes) < 1:
             raise ConfigError(
                 "T5Teacher: chunk_size, max_passage_tokens and max_question_tokens are "
                 f"{sizes}: each must be at least 1."
             )
+
+    def make_tokenizer(self, texts: Iterable[str]) -> SentencePieceTokenizer:
+        """Returns the tokeniser of `vocabulary`; `texts` are not read.
+
+        Raises:
+            ConfigError: there is no vocabulary or, found here before hours of work, no
+                checkpoint, or its model is too small for the vocabulary.
+            DataError: the file is no SentencePiece model.
+        """
+        del texts
+        self._weights_form()
+        if self.vocabulary is None or not pathlib.Path(self.vocabulary).is_file():
+            raise ConfigError(
+                f"T5Teacher.vocabulary is {self.vocabulary!r}, and no file: set "
+                "TEACHER_VOCABULARY to the teacher's SentencePiece model, which T5 "
+                "calls sentencepiece.model and Hugging Face spiece.model."
+            )
+        tokenizer = load_sentencepiece(self.vocabulary)
+        if tokenizer.vocab_size > self.config.vocab_size:
+            raise ConfigError(
+                f"{self.vocabulary} has {tokenizer.vocab_size} pieces, but the teacher "
+                f"has embeddings for {self.config.vocab_size}: it is another model's."
+            )
+        return tokenizer
+
+    def passage_layout(self, tokenizer: SentencePieceTokenizer) -> Layout:
+        """Returns how a passage is laid out; see `prompts.passage_layout`."""
+        return prompts.passage_layout(tokenizer, self.max_passage_tokens, self.prompt)
+
+    def question_rows(
+        self, tokenizer: SentencePieceTokenizer, questions: Sequence[str]
+    ) -> np.ndarray:
+        """Returns what is scored, [n, T] int32; see `prompts.question_targets`."""
+        return prompts.question_targets(
+            tokenizer, questions, self.max_question_tokens, self.prompt
+        )
+
+    def load(
+        self, tokens: TokenTable, tokenizer: SentencePieceTokenizer, mesh: Mesh
+    ) -> Params:
+        """Returns the parameters of `checkpoint_path`, in `param_dtype`, on the mesh.
+
+        They are split over the mesh's model axis as T5X splits them, and whole on
+        every device where it has one place.
+
+        Args:
+            tokens: of the evidence; not read.
+            tokenizer: of the evidence; not read.
+            mesh: where to.
+
+        Raises:
+            ConfigError: there is no checkpoint, in neither form; it is of another
+                model than `config`; or the model axis does not divide its sizes.
+            CorruptError: a file is missing or damaged.
+        """
+        del tokens, tokenizer
+        found, params = self._weights_form().load_t5(self.checkpoint_path)
+        _require_same_sizes(found, self.config, self.checkpoint_path)
+        axes = layers.param_axes(params)
+
+        def put(leaf: np.ndarray, names) -> jax.Array:
+            sharding = partitioning.logical_sharding(names, mesh)
+            leaf = np.asarray(leaf).astype(self.param_dtype)
+            try:
+                return partitioning.put_global(leaf, sharding)
+            except ValueError as error:
+                raise ConfigError(
+                    f"MODEL_PARALLELISM {mesh.shape[partitioning.MODEL_AXIS]} does not "
+                    f"divide a parameter of shape {leaf.shape}: choose a divisor of "
+                    f"the number of heads, {self.config.num_heads}."
+                ) from error
+
+        return jax.tree.map(put, params, axes)
+
+    def _weights_form(self):
+        """Returns the module that reads `checkpoint_path`."""
+        folder = pathlib.Path(self.checkpoint_path or "")
+        if self.checkpoint_path and (folder / "checkpoint").is_file():
+            return t5x
+        if self.checkpoint_path and (folder / "config.json").is_file():
+            return huggingface
+        raise ConfigError(
+            f"T5Teacher.checkpoint_path is {self.checkpoint_path!r}, where no weights "
+            "are: set TEACHER_CHECKPOINT_PATH to the folder checkpoint_<step> of a "
+            "native T5X checkpoint, or to a folder of Hugging Face with config.json "
+            "and model.safetensors. They must be on this machine's disk."
+        )
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters in T5X's tree: for tests, and for shapes to load into."""
@@ -70,6 +186,7 @@ class T5Teacher:
         )
 
 
+@functools.partial(jax.jit, static_argnames=("config", "chunk_size"))
 def score(
     params: Params,
     config: T5Config,
@@ -122,6 +239,22 @@ def score(
     scores = jax.lax.map(score_chunk, (passage_chunks, target_chunks))
     scores = _from_chunks(scores, -(-num_queries // queries))
     return jax.lax.stop_gradient(scores[:num_queries, :num_passages])
+
+
+def _require_same_sizes(found: T5Config, wanted: T5Config, source: object) -> None:
+    """Raises ConfigError where a checkpoint is of another T5 than was asked for."""
+    differences = [
+        f"{field.name} is {getattr(found, field.name)}, not "
+        f"{getattr(wanted, field.name)}"
+        for field in dataclasses.fields(T5Config)
+        if field.name not in _FREE_FIELDS
+        and getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{source} holds another T5 than the teacher's config: its "
+            f"{', its '.join(differences)}. Include the gin/models file of its size."
+        )
 
 
 def score_pairs(
