@@ -6,7 +6,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -17,11 +17,12 @@ from art_jax import atomic, partitioning
 from art_jax.checkpoints.retriever import (
     SavedRetriever,
     check_params,
+    find_retriever,
     load_retriever,
     save_retriever,
 )
 from art_jax.cli import gin_flags
-from art_jax.data import tokenizers
+from art_jax.data import statistics, tokenizers
 from art_jax.data.evidence import EvidenceStore, build_or_load_evidence, load_evidence
 from art_jax.data.layouts import layout_lengths
 from art_jax.data.passages import read_passages
@@ -43,7 +44,7 @@ from art_jax.index.retriever import (
 from art_jax.index.rows import place_rows, stream_rows
 from art_jax.index.table import save_table
 from art_jax.methods.workspace import RETRIEVER, TEACHER, Workspace, passage_side
-from art_jax.models.dual_encoder import DualEncoder
+from art_jax.models.dual_encoder import DualEncoder, with_token_importance
 from art_jax.training import preemption
 from art_jax.training.stage import Stage, run_stage
 from art_jax.types import Params
@@ -95,6 +96,7 @@ def train(
     vocabulary: str | None = None,
     vocab_size: int = 16_000,
     initial_checkpoint_path: str | None = None,
+    weigh_rare_tokens: bool = False,
     model_parallelism: int = 1,
     stream_tokens: bool = False,
     table_dtype: str = "bfloat16",
@@ -114,9 +116,12 @@ def train(
             trained here.
         stages: trained one after the other, each from the last one's result.
         task_feature_lengths: {"query": Q, "passage": L} tokens.
-        vocabulary: a WordPiece vocab.txt; None: train one on the passages.
+        vocabulary: a WordPiece vocab.txt; None: that of `initial_checkpoint_path`, or
+            one trained on the passages.
         vocab_size: of the vocabulary trained here.
         initial_checkpoint_path: a retriever to start from; None: from scratch.
+        weigh_rare_tokens: from scratch, let the weighted mean count each token by its
+            inverse passage frequency at first.
         model_parallelism: devices the teacher's weights are split over.
         stream_tokens: read token rows from disk each step instead of holding them in
             device memory.
@@ -130,7 +135,10 @@ def train(
     mesh = partitioning.make_mesh(model_parallelism=model_parallelism)
     with preemption.watch_signals():
         report(f"{len(jax.devices())} x {jax.devices()[0].device_kind}")
-        made = make_tokenizers(folder, passages, stages, vocabulary, vocab_size)
+        make_retriever_tokenizer = retriever_tokenizer(
+            vocabulary, vocab_size, initial_checkpoint_path
+        )
+        made = make_tokenizers(folder, passages, stages, make_retriever_tokenizer)
         evidence = make_evidence(folder, passages, made)
         clock.lap("evidence")
         workspace = make_workspace(
@@ -139,7 +147,9 @@ def train(
             evidence=evidence,
             made=made,
             lengths=task_feature_lengths,
-            queries=read_queries(made, mixture_or_task_name, "train", task_feature_lengths),
+            queries=read_queries(
+                made, mixture_or_task_name, "train", task_feature_lengths
+            ),
             stream_tokens=stream_tokens,
         )
         dev = None
@@ -149,10 +159,16 @@ def train(
             )
         refresher = make_refresher(workspace, table_dtype, embed_chunk_tokens)
         params = initial_params(workspace, stages[0].seed, initial_checkpoint_path)
+        if weigh_rare_tokens and initial_checkpoint_path is None:
+            params = weighted_by_rarity(workspace, params)
         initial = saved_retriever(workspace, params, task_feature_lengths, {})
         if jax.process_index() == 0:
             write_facts(folder, params)
         clock.lap("setup")
+        for stage in stages:
+            # All of them first: hours of the first stage need not show a fault of
+            # the second.
+            stage.method.check(workspace, stage.batch_size)
         for stage in stages:
             params = run_stage(
                 stage,
@@ -210,8 +226,8 @@ def check_model_dir(folder: pathlib.Path) -> None:
         strange = [name for name in strange if not name.startswith(".")]
         if strange:
             raise ConfigError(
-                f"MODEL_DIR {folder} holds {strange[0]!r} and no run of art-jax: give a "
-                "new folder."
+                f"MODEL_DIR {folder} holds {strange[0]!r} and no run of art-jax: give "
+                "a new folder."
             )
 
 
@@ -219,18 +235,13 @@ def make_tokenizers(
     folder: pathlib.Path,
     passages: str,
     stages: Sequence[Stage],
-    vocabulary: str | None,
-    vocab_size: int,
+    make_retriever_tokenizer: Callable[[Iterable[str]], Any],
 ) -> dict[str, Any]:
     """Returns the tokenisers by the name of their token table, trained once a run."""
-    makers = {
-        RETRIEVER: lambda texts: (
-            tokenizers.load_wordpiece(vocabulary)
-            if vocabulary
-            else tokenizers.train_wordpiece(texts, vocab_size)
-        )
-    }
-    teachers = [stage.method.teacher for stage in stages if hasattr(stage.method, "teacher")]
+    makers = {RETRIEVER: make_retriever_tokenizer}
+    teachers = [
+        stage.method.teacher for stage in stages if hasattr(stage.method, "teacher")
+    ]
     if teachers:
         makers[TEACHER] = teachers[0].make_tokenizer
     made = {}
@@ -244,6 +255,29 @@ def make_tokenizers(
         partitioning.barrier(f"tokenizer_{name}")
         made[name] = tokenizers.load_tokenizer(directory)
     return made
+
+
+def retriever_tokenizer(
+    vocabulary: str | None, vocab_size: int, initial_checkpoint_path: str | None
+) -> Callable[[Iterable[str]], Any]:
+    """Returns what makes the retriever's tokeniser from the passages' texts.
+
+    It is that of the vocabulary given, or of the retriever to start from, or learnt.
+
+    Raises:
+        ConfigError: a path is given and nothing is there.
+    """
+    if vocabulary:
+        if not pathlib.Path(vocabulary).is_file():
+            raise ConfigError(
+                f"VOCABULARY {vocabulary} is no file: give the vocab.txt of a BERT, or "
+                "leave it out to learn one from the passages."
+            )
+        return lambda texts: tokenizers.load_wordpiece(vocabulary)
+    if initial_checkpoint_path:
+        held = find_retriever(initial_checkpoint_path)
+        return lambda texts: tokenizers.load_tokenizer(held / "tokenizer")
+    return lambda texts: tokenizers.train_wordpiece(texts, vocab_size)
 
 
 def make_evidence(
@@ -316,8 +350,8 @@ def make_workspace(
     for name in ("query", "passage"):
         if lengths.get(name, 0) > encoder.config.max_positions:
             raise ConfigError(
-                f"TASK_FEATURE_LENGTHS[{name!r}] is {lengths[name]}, but the encoder has "
-                f"{encoder.config.max_positions} positions."
+                f"TASK_FEATURE_LENGTHS[{name!r}] is {lengths[name]}, but the encoder "
+                f"has {encoder.config.max_positions} positions: shorten the rows."
             )
     layout = query_layout(made[RETRIEVER], lengths["passage"])
     place = stream_rows if stream_tokens else place_rows
@@ -334,9 +368,7 @@ def make_workspace(
     )
 
 
-def make_refresher(
-    workspace: Workspace, dtype: str, chunk_tokens: int
-) -> Refresher:
+def make_refresher(workspace: Workspace, dtype: str, chunk_tokens: int) -> Refresher:
     """Returns what embeds the workspace's evidence."""
     tokens = workspace.evidence.token_tables[RETRIEVER]
     return Refresher(
@@ -363,12 +395,27 @@ def initial_params(
     """
     if checkpoint_path is None:
         return jax.jit(
-            workspace.encoder.init, out_shardings=partitioning.replicated(workspace.mesh)
+            workspace.encoder.init,
+            out_shardings=partitioning.replicated(workspace.mesh),
         )(jax.random.key(seed))
     held = load_retriever(checkpoint_path, workspace.mesh)
     check_params(workspace.encoder, held.params, checkpoint_path)
+    if held.tokenizer.digest != workspace.tokenizers[RETRIEVER].digest:
+        raise ConfigError(
+            f"INITIAL_CHECKPOINT_PATH {checkpoint_path} was trained with another "
+            "vocabulary: leave VOCABULARY out, and its own is used."
+        )
     report(f"starting from {checkpoint_path}: a retriever of art_jax")
     return held.params
+
+
+def weighted_by_rarity(workspace: Workspace, params: Params) -> Params:
+    """Returns the parameters with token weights from the evidence's frequencies."""
+    importance = statistics.inverse_passage_frequencies(
+        workspace.evidence.token_tables[RETRIEVER], workspace.encoder.config.vocab_size
+    )
+    weighted = with_token_importance(params, importance)
+    return partitioning.put_tree(weighted, partitioning.replicated(workspace.mesh))
 
 
 def make_evaluate(workspace: Workspace, questions: QuestionTable):

@@ -109,6 +109,31 @@ class DualEncoder:
         )
 
 
+def with_token_importance(params: Params, importance: jax.Array) -> Params:
+    """Parameters whose weighted mean counts each token by `importance`.
+
+    Args:
+        params: what `DualEncoder.init` returns, with pooling "weighted_mean".
+        importance: [V] float32, >= 0; such as inverse passage frequencies.
+
+    Raises:
+        ConfigError: the encoder's pooling has no weights.
+    """
+    # The inverse of softplus, from which a weight of exactly 0 is infinitely far.
+    importance = jnp.maximum(importance, 1e-6)
+    logits = importance + jnp.log(-jnp.expm1(-importance))
+    changed = {}
+    for name, tower in params.items():
+        if "pooling" not in tower:
+            raise ConfigError(
+                "only pooling 'weighted_mean' has token weights to start from."
+            )
+        weights = {"embedding": logits.astype("float32")[:, None]}
+        pooling = {**tower["pooling"], "token_weights": weights}
+        changed[name] = {**tower, "pooling": pooling}
+    return changed
+
+
 class Tower(nn.Module):
     """A BERT encoder, pooled to one vector a row."""
 

@@ -87,7 +87,7 @@ def test_embeddings_are_those_of_dpr(name, side):
 
 @POOLINGS
 def test_padding_and_neighbours_change_nothing(pooling):
-    encoder, params = built(pooling, CONFIG)
+    encoder, params = built(pooling)
     together = encode_passage(encoder, params, TOKENS)
     alone = encode_passage(encoder, params, TOKENS[1:2, :3])
     np.testing.assert_allclose(alone[0], together[1], atol=1e-6, rtol=1e-6)
@@ -119,7 +119,9 @@ def test_cls_is_the_first_token_and_mean_leaves_padding_out():
 def test_weighted_mean_starts_as_the_mean_and_learns_both_weights():
     weighted = DualEncoder(NO_LAYERS, pooling="weighted_mean", shared=True)
     mean = dataclasses.replace(weighted, pooling="mean")
-    params = jax.jit(weighted.init)(cheap_key(0))
+    tower = built("weighted_mean", shared=True)[1]["shared"]
+    at_start = jax.tree.map(np.zeros_like, tower["pooling"])
+    params = {"shared": {**tower, "pooling": at_start}}
     np.testing.assert_allclose(
         encode_query(weighted, params, TOKENS),
         encode_query(mean, params, TOKENS),
@@ -176,6 +178,8 @@ def test_towers_start_equal_in_arrays_of_their_own():
     encoder = DualEncoder(NO_LAYERS, pooling="weighted_mean", projection_dim=4)
     params = encoder.init(cheap_key(0))
     jax.tree.map(np.testing.assert_array_equal, params["query"], params["passage"])
+    # So that the weighted mean starts as the mean.
+    assert not any(leaf.any() for leaf in jax.tree.leaves(params["query"]["pooling"]))
     # A training step donates its state, and a buffer cannot be donated twice.
     doubled = jax.jit(lambda x: jax.tree.map(lambda y: 2 * y, x), donate_argnums=0)
     jax.block_until_ready(doubled(params))
@@ -253,3 +257,22 @@ def test_names_and_shapes_of_weights_are_on_file():
 def test_an_unknown_pooling_is_an_error():
     with pytest.raises(ConfigError, match="'max'.*cls, mean, weighted_mean"):
         DualEncoder(CONFIG, pooling="max")
+
+
+def test_token_importance_is_what_the_weighted_mean_counts_by():
+    encoder = DualEncoder(BertConfig(vocab_size=6, hidden_size=8, num_layers=1, num_heads=1), "weighted_mean")
+    importance = jnp.array([0.0, 0.5, 1.0, 2.0, 7.0, 0.0])
+    params = dual_encoder.with_token_importance(
+        encoder.init(jax.random.key(0)), importance
+    )
+    for tower in params.values():
+        weights = jax.nn.softplus(tower["pooling"]["token_weights"]["embedding"])
+        np.testing.assert_allclose(weights[:, 0], importance, atol=2e-6)
+
+
+def test_token_importance_needs_a_weighted_mean():
+    encoder = DualEncoder(BertConfig(vocab_size=6, hidden_size=8, num_layers=1, num_heads=1), "mean")
+    with pytest.raises(ConfigError, match="weighted_mean"):
+        dual_encoder.with_token_importance(
+            encoder.init(jax.random.key(0)), jnp.ones(6)
+        )

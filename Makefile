@@ -1,0 +1,40 @@
+# Everything a newcomer needs: make quickstart, make test.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+
+.PHONY: quickstart test lint wheel-test clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/art-jax quickstart
+
+# Format and lint first: they fail fastest.
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# The tests from another folder against the wheel: a file left out of it fails here.
+wheel-test:
+	rm -rf build dist $(VENV)-wheel
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/pip install --quiet build
+	$(VENV)-wheel/bin/python -m build --wheel
+	$(VENV)-wheel/bin/pip install --quiet "$$(ls dist/*.whl)[test]"
+	cd /tmp && $(CURDIR)/$(VENV)-wheel/bin/python -m pytest -n $(WORKERS) \
+	  -p no:cacheprovider $(CURDIR)/tests
+
+$(VENV)/installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-wheel build dist *.egg-info
