@@ -37,8 +37,11 @@ def watch_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        _received.clear()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: a handler that was not set from Python, such as the one that
+            # jax.distributed sets, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def poll() -> None:
