@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from art_jax import partitioning
-
 from art_jax.data.layouts import Layout, TokenTable, layout_rows
 from art_jax.index import topk
 
@@ -111,9 +110,9 @@ class HostRows:
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
         is_passage = (rows >= 0) & (rows < self.num_rows)
-        tokens = self.read(np.where(is_passage, rows, 0).reshape(-1))
-        tokens = tokens.reshape(*rows.shape, self.width).astype(np.int32)
-        return np.where(is_passage[..., None], tokens, 0)
+        tokens = np.zeros((*rows.shape, self.width), np.int32)
+        tokens[is_passage] = self.read(rows[is_passage])
+        return tokens
 
 
 def place_rows(tokens: TokenTable, layout: Layout, mesh: Mesh) -> DeviceRows:
