@@ -96,7 +96,7 @@ def build_corpus(
         if len(rest.split()) < _MIN_PASSAGE_WORDS or rest in seen_texts:
             continue
         seen_texts.add(rest)
-        pieces = split_into_passages(rest, title=name)
+        pieces = split_into_passages(rest)
         for number, piece in enumerate(pieces):
             passages.append(Passage(f"{name}#{number}", piece, name))
         if _is_question(summary) and summary not in seen_summaries:

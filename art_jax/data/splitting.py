@@ -3,7 +3,7 @@
 from art_jax.errors import ConfigError
 
 
-def split_into_passages(text: str, title: str = "", max_words: int = 100) -> list[str]:
+def split_into_passages(text: str, max_words: int = 100) -> list[str]:
     """Cuts a text into disjoint pieces of `max_words` words, in order.
 
     A word is what stands between white space. Every word is in exactly one piece and
@@ -12,8 +12,6 @@ def split_into_passages(text: str, title: str = "", max_words: int = 100) -> lis
 
     Args:
         text: of one document.
-        title: of the document. It belongs to every piece, beside its text, so it
-            takes none of a piece's words and is not part of what is returned.
         max_words: words of a piece, at least 1.
 
     Raises:
@@ -23,7 +21,6 @@ def split_into_passages(text: str, title: str = "", max_words: int = 100) -> lis
         Differs in: the last block of a document is kept short; DPR's own dump fills
         it up with the beginning of the document.
     """
-    del title
     if max_words < 1:
         raise ConfigError(f"max_words is {max_words}; a passage needs at least 1 word")
     words = text.split()

@@ -23,9 +23,7 @@ def test_every_word_is_in_exactly_one_piece(text, max_words):
     [(0, []), (1, [1]), (99, [99]), (100, [100]), (101, [100, 1]), (200, [100, 100])],
 )
 def test_pieces_of_a_hundred_words(num_words, want):
-    pieces = split_into_passages(
-        " ".join(["word"] * num_words), "A title of five words"
-    )
+    pieces = split_into_passages(" ".join(["word"] * num_words))
     assert [len(piece.split()) for piece in pieces] == want
 
 
