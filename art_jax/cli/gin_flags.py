@@ -159,8 +159,7 @@ def check_macros(
     if missing:
         raise ConfigError(
             f"{files[-1] if files else _COMMAND_LINE} needs {', '.join(missing)}: give "
-            + " ".join(f"--gin.{name}=VALUE" for name in missing)
-            + f" (text in two kinds of quotes: --gin.{missing[0]}='\"...\"')."
+            f"each a value, as in --gin.{missing[0]}='\"...\"'."
         )
 
 

@@ -1,0 +1,284 @@
+"""Every file under gin/ parses, says what was published, and builds abstractly."""
+
+import copy
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from art_jax.cli import gin_flags
+from art_jax.data.documentation import prepare_corpus
+from art_jax.errors import ConfigError
+from art_jax.methods.art import Art
+from art_jax.methods.ict import Ict
+from art_jax.models import t5
+from art_jax.teacher.query_likelihood import QueryLikelihoodTeacher
+from art_jax.teacher.t5_scoring import T5Teacher
+from art_jax.training import update
+
+GIN = pathlib.Path(__file__).parents[2] / "gin"
+RUNS = sorted(path.name for path in (GIN / "runs").glob("*.gin"))
+OWN_FILES = {"own_documents.gin", "quickstart.gin"}
+PUBLISHED = [name for name in RUNS if name not in OWN_FILES]
+REQUIRED = {
+    **{
+        name: {
+            "MODEL_DIR",
+            "PASSAGES",
+            "QUERIES",
+            "DEV_QUERIES",
+            "INITIAL_CHECKPOINT_PATH",
+            "TEACHER_CHECKPOINT_PATH",
+            "TEACHER_VOCABULARY",
+        }
+        for name in PUBLISHED
+    },
+    "own_documents.gin": {"MODEL_DIR", "PASSAGES", "QUERIES"},
+    "quickstart.gin": set(),
+}
+
+
+def parse(run, *more_files, bindings=()):
+    given = [f"{name} = 'given'" for name in sorted(REQUIRED[run])]
+    files = [f"gin/runs/{run}", *more_files]
+    gin_flags.parse_gin(files, [*given, *bindings])
+
+
+def arguments(*names):
+    """What gin would give `train`, built; what is not asked for is left alone."""
+    import gin
+    from art_jax.cli import train
+
+    bound = gin.get_bindings(train.train, resolve_references=False)
+    return [copy.deepcopy(bound[name]) for name in names]  # gin builds in deepcopy
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_asks_for_what_it_cannot_know_and_for_nothing_else(run):
+    if REQUIRED[run]:
+        wanted = ", ".join(sorted(REQUIRED[run]))
+        with pytest.raises(ConfigError, match=f"{run} needs {wanted}: give each"):
+            gin_flags.parse_gin([f"gin/runs/{run}"], [])
+    parse(run)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_stages_and_encoder_build_and_fit_each_other(run):
+    parse(run)
+    encoder, stages, lengths = arguments("encoder", "stages", "task_feature_lengths")
+    assert max(lengths.values()) <= encoder.config.max_positions
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0))
+    assert set(shapes) == ({"shared"} if encoder.shared else {"query", "passage"})
+    methods = [type(stage.method) for stage in stages]
+    assert methods == ([Ict, Art] if run in OWN_FILES else [Art])
+    for stage in stages:
+        assert stage.train_steps >= 1
+        stage.optimizer.build(stage.train_steps)
+    teacher = stages[-1].method.teacher
+    wanted = QueryLikelihoodTeacher if run in OWN_FILES else T5Teacher
+    assert isinstance(teacher, wanted)
+
+
+@pytest.mark.parametrize(
+    ("run", "batch_size", "num_passages", "train_steps", "period", "teacher_width"),
+    [
+        ("art_nq_t0_3b.gin", 64, 32, 10 * (79_168 // 64), (500, 500), 2048),
+        ("art_nq_t5_lm_11b.gin", 32, 16, 10 * (79_168 // 32), (1000, 1000), 4096),
+        ("art_webq.gin", 16, 32, 20 * (3_417 // 16), (500, 500), 2048),
+        ("art_msmarco.gin", 512, 4, 10 * (502_939 // 512), (500, 1000), 2048),
+        (
+            "art_multi.gin",
+            64,
+            32,
+            10 * ((3_417 + 79_168 + 78_713 + 78_785) // 64),
+            (500, 500),
+            2048,
+        ),
+    ],
+)
+def test_published_settings(
+    run, batch_size, num_passages, train_steps, period, teacher_width
+):
+    # arXiv:2206.10658 and the scripts of its official code.
+    parse(run)
+    encoder, stages, vocabulary = arguments("encoder", "stages", "vocabulary")
+    (stage,) = stages
+    method, optimizer = stage.method, stage.optimizer
+    assert (stage.batch_size, method.num_passages) == (batch_size, num_passages)
+    assert stage.train_steps == train_steps
+    assert (stage.refresh_every_steps, stage.eval_every_steps) == period
+    assert stage.save_every_steps == stage.refresh_every_steps
+    assert (stage.seed, stage.choose_by) == (1234, "top_20_accuracy")
+    assert (optimizer.peak_learning_rate, optimizer.warmup_share) == (2e-5, 0.01)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0.1, 1.0)
+    adam = (optimizer.beta1, optimizer.beta2, optimizer.epsilon)
+    assert adam == (0.9, 0.999, 1e-8)
+    assert (method.temperature, method.teacher_scale) == (None, 1.0)
+    assert method.dropout
+    assert not method.exclude_source
+    assert method.teacher.config.emb_dim == teacher_width
+    assert method.teacher.max_passage_tokens == 512
+    assert method.teacher.max_question_tokens == 128
+    assert method.teacher.param_dtype == "bfloat16"
+    assert method.teacher.checkpoint_path == method.teacher.vocabulary == "given"
+    assert vocabulary is None
+
+
+@pytest.mark.parametrize(
+    ("more_files", "sizes"),
+    [
+        ([], (768, 12, 12, 3072)),
+        (["gin/models/dual_encoder_large.gin"], (1024, 24, 16, 4096)),
+    ],
+    ids=["base", "large"],
+)
+def test_the_published_retriever_is_megatrons_bert(more_files, sizes):
+    parse("art_nq_t0_3b.gin", *more_files, bindings=["DROPOUT_RATE = 0.25"])
+    (encoder,) = arguments("encoder")
+    config = encoder.config
+    assert sizes == (
+        config.hidden_size,
+        config.num_layers,
+        config.num_heads,
+        config.intermediate_size,
+    )
+    assert config.pre_layer_norm
+    assert not config.embedding_layer_norm
+    assert (config.vocab_size, config.max_positions) == (30_592, 512)
+    assert config.dropout_rate == config.attention_dropout_rate == 0.25
+    assert config.residual_init_scale == pytest.approx(
+        (2 * config.num_layers) ** -0.5, abs=1e-6
+    )
+    assert (encoder.pooling, encoder.shared, encoder.projection_dim) == (
+        "cls",
+        False,
+        0,
+    )
+
+
+def step_inputs(run):
+    """The ART stage of a run, its encoder, and the shapes its loss takes."""
+    parse(run)
+    encoder, stages, lengths = arguments("encoder", "stages", "task_feature_lengths")
+    (stage,) = stages
+    method = stage.method
+
+    def tokens(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+    batch_size, k = stage.batch_size, method.num_passages
+    batch = {
+        "query_tokens": tokens(batch_size, lengths["query"]),
+        "teacher_questions": tokens(batch_size, method.teacher.max_question_tokens),
+        "rows": tokens(batch_size, k),
+        "passage_tokens": tokens(batch_size, k, lengths["passage"]),
+        "teacher_tokens": tokens(batch_size, k, method.teacher.max_passage_tokens),
+    }
+    teacher_params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, method.teacher.param_dtype),
+        param_shapes(method.teacher.config),
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    loss = functools.partial(method.loss, encoder)
+    params = jax.eval_shape(encoder.init, key)
+    return stage, loss, (params, batch, {"teacher_params": teacher_params}, key)
+
+
+param_shapes = functools.cache(t5.param_shapes)
+
+
+def held_bytes():
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_one_update_with_a_teacher_of_3b_builds_without_memory():
+    before = held_bytes()
+    stage, loss, (params, *others) = step_inputs("art_nq_t0_3b.gin")
+    optimizer = stage.optimizer.build(stage.train_steps)
+    state = jax.eval_shape(lambda params: update.init_state(params, optimizer), params)
+    new_state, metrics = jax.eval_shape(
+        update.make_update(loss, optimizer), state, *others
+    )
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (state, new_state))
+    assert shapes[0] == shapes[1]
+    assert (metrics["loss"].shape, metrics["loss"].dtype) == ((), jnp.float32)
+    assert held_bytes() - before < 1 << 20
+
+
+def test_a_loss_with_a_teacher_of_11b_builds_without_memory():
+    before = held_bytes()
+    _, loss, inputs = step_inputs("art_nq_t5_lm_11b.gin")
+    value, _ = jax.eval_shape(loss, *inputs)
+    assert (value.shape, value.dtype) == ((), jnp.float32)
+    assert held_bytes() - before < 1 << 20
+
+
+def test_the_teachers_of_the_runs_have_the_sizes_in_their_names():
+    def num_params(run):
+        parse(run)
+        (stages,) = arguments("stages")
+        shapes = param_shapes(stages[0].method.teacher.config)
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    assert num_params("art_nq_t0_3b.gin") == pytest.approx(2.85e9, rel=0.01)
+    assert num_params("art_nq_t5_lm_11b.gin") == pytest.approx(11.1e9, rel=0.01)
+
+
+def test_the_users_own_run_is_the_quickstarts_on_other_texts():
+    names = ("encoder", "stages", "task_feature_lengths", "vocab_size")
+    parse("quickstart.gin")
+    quickstart = arguments(*names)
+    parse("own_documents.gin")
+    own = arguments(*names)
+    sizes = {"batch_size": 1}
+    for theirs, ours in zip(quickstart[1], own[1], strict=True):
+        if isinstance(theirs.method, Art):
+            k = {"num_passages": 1}
+            theirs, ours = (
+                dataclasses.replace(
+                    stage, method=dataclasses.replace(stage.method, **k)
+                )
+                for stage in (theirs, ours)
+            )
+        assert dataclasses.replace(theirs, **sizes) == dataclasses.replace(
+            ours, **sizes
+        )
+    del quickstart[1], own[1]
+    assert own == quickstart
+    (passages, task) = arguments("passages", "mixture_or_task_name")
+    assert passages == "given"
+    assert task.startswith("local_")
+
+
+def test_the_quickstart_reads_the_installed_documentation():
+    import gin
+    from art_jax.cli import train
+
+    parse("quickstart.gin")
+    macro = gin.get_bindings(train.train, resolve_references=False)["passages"]
+    assert macro.selector == "gin.macro"
+    reference = gin.query_parameter("PASSAGES/gin.macro.value")
+    assert reference.configurable.wrapped is prepare_corpus
+
+
+def test_every_model_and_method_file_is_used_or_usable():
+    parse("art_webq.gin", "gin/models/t5_lm_xxl.gin")
+    (stages,) = arguments("stages")
+    assert stages[0].method.teacher.config == t5.v1_1("xxl")
+    known = {path.name for path in GIN.glob("models/*.gin")}
+    tested = {
+        "tiny.gin",
+        "dual_encoder_base.gin",
+        "dual_encoder_large.gin",
+        "t5_xl.gin",
+        "t0_3b.gin",
+        "t5_lm_xxl.gin",
+    }
+    assert known == tested
+
+
+def test_no_folder_of_gin_files_can_hide_the_gin_package():
+    assert not list(GIN.rglob("*.py"))
