@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from art_jax import partitioning
-from art_jax.data.batches import batch_rows
+from art_jax.data.batches import batch_rows, check_num_examples
 from art_jax.errors import ConfigError
 from art_jax.index.topk import sharded_top_k
 from art_jax.losses import distillation
@@ -34,7 +34,8 @@ class Art:
         embedding width (the official code; the paper says cross-validated).
     teacher_scale: multiplies the teacher's mean log-likelihoods before the softmax.
     dropout: in the retriever, the question's search included.
-    train_query_tower, train_passage_tower: False holds a tower still.
+    train_query_tower, train_passage_tower: False lets no gradient through that side;
+        where the towers are two, its parameters stay as they are, bit for bit.
     exclude_source: never offer a question the passage it was made from. The official
         code means to and never does, so the default is not to.
     """
@@ -55,7 +56,7 @@ class Art:
             ConfigError: K is above the number of passages, there are no questions, or
                 the batch does not fit them or the mesh.
         """
-        self._check(workspace, batch_size)
+        self.check(workspace, batch_size)
         queries, evidence = workspace.queries, workspace.evidence
         tokenizer = workspace.tokenizers[TEACHER]
         teacher_params = self.teacher.load(
@@ -71,9 +72,7 @@ class Art:
         }
 
         def make_batch(step: int) -> dict[str, jax.Array]:
-            rows = batch_rows(
-                queries.num_questions, batch_size, seed=seed, step=step
-            )
+            rows = batch_rows(queries.num_questions, batch_size, seed=seed, step=step)
             return workspace.put_batch(
                 {name: array[rows] for name, array in examples.items()}
             )
@@ -100,6 +99,7 @@ class Art:
                 ).gather(rows),
             }
 
+        frozen = () if workspace.encoder.shared else self._frozen_towers()
         retrieve = functools.partial(self.retrieve, workspace)
         if not workspace.stream_tokens:
 
@@ -110,7 +110,7 @@ class Art:
                     workspace.encoder, params, batch | candidates, resources, key
                 )
 
-            return Problem(make_batch, loss, resources)
+            return Problem(make_batch, loss, resources, frozen=frozen)
 
         jitted_retrieve = jax.jit(retrieve)
 
@@ -127,7 +127,32 @@ class Art:
             }
 
         loss = functools.partial(self.loss, workspace.encoder)
-        return Problem(make_batch, loss, resources, complete)
+        return Problem(make_batch, loss, resources, complete, frozen)
+
+    def check(self, workspace: Workspace, batch_size: int) -> None:
+        """Raises ConfigError where `bind` would for want of passages or questions."""
+        workspace.check_batch_size(batch_size)
+        if not (self.train_query_tower or self.train_passage_tower):
+            raise ConfigError(
+                "train_query_tower and train_passage_tower are both False: nothing is "
+                "left to train."
+            )
+        if self.temperature is not None and self.temperature <= 0:
+            raise ConfigError(
+                f"temperature is {self.temperature}: it must be positive, or None for "
+                "the square root of the embedding width."
+            )
+        if workspace.queries is None:
+            raise ConfigError(
+                "ART trains on questions: give QUERIES or a task of them."
+            )
+        check_num_examples(workspace.queries.num_questions, batch_size)
+        num_rows = workspace.evidence.num_passages - self.exclude_source
+        if not 1 <= self.num_passages <= num_rows:
+            raise ConfigError(
+                f"PASSAGES_PER_QUERY is {self.num_passages}, but a question has "
+                f"{num_rows} passages to find: choose 1 to {num_rows}."
+            )
 
     def retrieve(
         self, workspace: Workspace, params: Params, batch, resources, key: jax.Array
@@ -167,9 +192,7 @@ class Art:
             The loss in nats, and metrics.
         """
         query_key, passage_key = self._keys(key)
-        queries_BD = encoder.encode_query(
-            params, batch["query_tokens"], key=query_key
-        )
+        queries_BD = encoder.encode_query(params, batch["query_tokens"], key=query_key)
         tokens_BKL = batch["passage_tokens"]
         passages_BKD = encoder.encode_passage(
             params, tokens_BKL.reshape(-1, tokens_BKL.shape[-1]), key=passage_key
@@ -185,7 +208,9 @@ class Art:
             batch["teacher_tokens"],
         )
         is_passage_BK = batch["rows"] >= 0
-        temperature = self.temperature or encoder.width**0.5
+        temperature = self.temperature
+        if temperature is None:
+            temperature = encoder.width**0.5
         losses_B = distillation.teacher_kl(
             student_BK,
             teacher_BK,
@@ -216,6 +241,13 @@ class Art:
         query_key, passage_key = jax.random.split(key)
         return query_key, passage_key
 
+    def _frozen_towers(self) -> tuple[str, ...]:
+        is_trained = {
+            "query": self.train_query_tower,
+            "passage": self.train_passage_tower,
+        }
+        return tuple(name for name, trained in is_trained.items() if not trained)
+
     def _excluded_rows(self, workspace: Workspace) -> np.ndarray:
         """Returns [n, 1] int32 rows to leave out of a question's candidates, or -1."""
         source_ids = workspace.queries.source_ids
@@ -223,14 +255,3 @@ class Art:
             return np.full((len(source_ids), 1), -1, np.int32)
         rows = [workspace.evidence.row_of(name) if name else -1 for name in source_ids]
         return np.array(rows, np.int32)[:, None]
-
-    def _check(self, workspace: Workspace, batch_size: int) -> None:
-        workspace.check_batch_size(batch_size)
-        if workspace.queries is None:
-            raise ConfigError("ART trains on questions: give QUERIES or a task of them.")
-        num_rows = workspace.evidence.num_passages - self.exclude_source
-        if not 1 <= self.num_passages <= num_rows:
-            raise ConfigError(
-                f"PASSAGES_PER_QUERY is {self.num_passages}, but a question has "
-                f"{num_rows} passages to find: choose 1 to {num_rows}."
-            )
