@@ -4,7 +4,7 @@ Parameters of one encoder (arrays are float32; `i` counts blocks from 0):
 
     token_embedder/embedding     [V, D]
     position_embedder/embedding  [max_positions, D], if `use_positions`
-    type_embedder/embedding      [type_vocab_size, D]
+    type_embedder/embedding      [type_vocab_size, D], unless that is 0
     embedding_norm/{scale,bias}  [D], if `embedding_layer_norm`
     layers_i/attention/{query,key,value,out}/{kernel,bias}
     layers_i/attention_norm/{scale,bias}
@@ -146,7 +146,10 @@ def init_params(config: BertConfig, key: jax.Array) -> Params:
 
 def param_shapes(config: BertConfig) -> Params:
     """The tree `init_params` returns, as shapes and dtypes; nothing is computed."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(BertEncoder(config).init, key, tokens, mask)["params"]
 
 
 class BertEncoder(nn.Module):
@@ -168,7 +171,8 @@ class BertEncoder(nn.Module):
         self.token_embedder = table(
             config.vocab_size, nn.initializers.normal(token_range)
         )
-        self.type_embedder = table(config.type_vocab_size, normal)
+        if config.type_vocab_size:
+            self.type_embedder = table(config.type_vocab_size, normal)
         if config.use_positions:
             self.position_embedder = table(config.max_positions, normal)
         if config.embedding_layer_norm:
@@ -226,9 +230,10 @@ class BertEncoder(nn.Module):
         return jnp.tanh(self.pooler(hidden[:, 0]))
 
     def _embed(self, tokens: jax.Array, types: jax.Array | None) -> jax.Array:
-        if types is None:
-            types = jnp.zeros_like(tokens)
-        hidden = self.token_embedder(tokens) + self.type_embedder(types)
+        hidden = self.token_embedder(tokens)
+        if self.config.type_vocab_size:
+            types = jnp.zeros_like(tokens) if types is None else types
+            hidden += self.type_embedder(types)
         if self.config.use_positions:
             length, limit = tokens.shape[1], self.config.max_positions
             if length > limit:
