@@ -166,9 +166,8 @@ def train(
             write_facts(folder, params)
         clock.lap("setup")
         for stage in stages:
-            # All of them first: hours of the first stage need not show a fault of
-            # the second.
-            stage.method.check(workspace, stage.batch_size)
+            # All of them first: the first may take hours to get to the second.
+            check_stage(stage, workspace)
         for stage in stages:
             params = run_stage(
                 stage,
@@ -407,6 +406,14 @@ def initial_params(
         )
     report(f"starting from {checkpoint_path}: a retriever of art_jax")
     return held.params
+
+
+def check_stage(stage: Stage, workspace: Workspace) -> None:
+    """Raises ConfigError, naming the stage, where the evidence cannot serve it."""
+    try:
+        stage.method.check(workspace, stage.batch_size)
+    except ConfigError as error:
+        raise ConfigError(f"stage {stage.name!r}: {error}") from error
 
 
 def weighted_by_rarity(workspace: Workspace, params: Params) -> Params:
