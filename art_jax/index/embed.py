@@ -108,10 +108,7 @@ def embed_rows(
         DivergedError: an embedding is not finite.
     """
     num_padded = partitioning.num_row_shards(mesh) * rows.rows_per_shard
-    embeddings = jax.jit(
-        lambda: jnp.zeros((num_padded, width), dtype),
-        out_shardings=partitioning.row_sharding(mesh),
-    )()
+    embeddings = _build_zeros((num_padded, width), dtype, mesh)()
     write = _build_write(encode, mesh)
     done = 0
     num_bad = []
@@ -161,6 +158,14 @@ def embed_batches(
         batch = tokens[np.where(index < len(tokens), index, 0)]
         placed = partitioning.put_global(batch, partitioning.batch_sharding(mesh))
         yield min(batch_size, len(tokens) - start), encode(placed)
+
+
+@functools.lru_cache(maxsize=16)
+def _build_zeros(shape: tuple[int, int], dtype: str, mesh: Mesh):
+    return jax.jit(
+        lambda: jnp.zeros(shape, dtype),
+        out_shardings=partitioning.row_sharding(mesh),
+    )
 
 
 @functools.lru_cache(maxsize=16)
