@@ -11,6 +11,7 @@ one before it. Restoring verifies the digests and falls back to the newest good 
 import json
 import pathlib
 import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def all_steps(directory: pathlib.Path) -> list[int]:
 
 
 def save_checkpoint(
-    directory: pathlib.Path, step: int, tree: Any, info: dict, *, keep: int
+    directory: pathlib.Path, step: int, tree: Any, info: dict, *, keep: int | None
 ) -> None:
     """Writes a checkpoint, all of it or nothing, then removes the oldest. Collective.
 
@@ -43,7 +44,8 @@ def save_checkpoint(
         step: its number; a checkpoint of the same step is replaced.
         tree: of arrays, laid out on any number of devices.
         info: JSON values that describe the run at that step.
-        keep: how many of the newest checkpoints stay, >= 1.
+        keep: how many of the newest checkpoints stay, >= 1; later steps are of an
+            attempt that this run did not go on from, and go. None: all stay.
     """
     directory = pathlib.Path(directory).absolute()
     final = directory / f"checkpoint_{step}"
@@ -60,19 +62,48 @@ def save_checkpoint(
         (unfinished / "run.json").write_text(text, encoding="utf-8")
         manifest.write_manifest(unfinished, {"kind": "training_checkpoint"})
         atomic.finish_directory(final)
-        for old in all_steps(directory)[:-keep]:
-            atomic.remove_directory(directory / f"checkpoint_{old}")
+        if keep is not None:
+            past = [old for old in all_steps(directory) if old <= step]
+            _remove_others(directory, past[-keep:])
     partitioning.barrier("checkpoint_saved")
 
 
-def read_info(directory: pathlib.Path) -> dict | None:
+def keep_only(directory: pathlib.Path, steps: Collection[int]) -> None:
+    """Removes the checkpoints of all other steps. Collective."""
+    if jax.process_index() == 0:
+        _remove_others(pathlib.Path(directory), steps)
+    partitioning.barrier("checkpoints_removed")
+
+
+def all_info(directory: pathlib.Path) -> list[dict]:
+    """Returns the facts of every checkpoint that can be read, in order of step."""
+    found = []
+    for step in all_steps(directory):
+        path = pathlib.Path(directory) / f"checkpoint_{step}" / "run.json"
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue  # Damaged: no run goes on from it.
+    return found
+
+
+def read_info(directory: pathlib.Path, *, step: int | None = None) -> dict | None:
     """Returns the facts of the newest undamaged checkpoint, None where there is none.
 
     Damaged ones are named in the log and passed over.
 
+    Args:
+        directory: of all checkpoints of a run.
+        step: the one to read; None: the newest.
+
     Raises:
-        CorruptError: there are checkpoints and every one is damaged.
+        CorruptError: there are checkpoints and every one is damaged, or that of
+            `step` is damaged or gone.
     """
+    if step is not None:
+        path = pathlib.Path(directory) / f"checkpoint_{step}"
+        manifest.verify_manifest(path)
+        return json.loads((path / "run.json").read_text(encoding="utf-8"))
     directory = pathlib.Path(directory)
     steps = all_steps(directory)
     for step in reversed(steps):
@@ -133,6 +164,12 @@ def check_same_arrays(held: dict, wanted: dict, path: pathlib.Path) -> None:
             f"differ:\n  {shown}\nUse the configuration it was made with, or another "
             "MODEL_DIR."
         )
+
+
+def _remove_others(directory: pathlib.Path, steps: Collection[int]) -> None:
+    for step in all_steps(directory):
+        if step not in steps:
+            atomic.remove_directory(directory / f"checkpoint_{step}")
 
 
 def _shapes(tree: Any) -> dict:

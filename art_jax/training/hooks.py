@@ -14,7 +14,7 @@ from art_jax.errors import ConfigError
 from art_jax.index.refresh import Refresher, refresh
 from art_jax.training import preemption
 from art_jax.training.loop import Best, Hook, Observer, RunState, copy_params
-from art_jax.training.metrics import MetricsWriter
+from art_jax.training.metrics import DEV_PREFIX, MetricsWriter
 from art_jax.types import Params
 
 
@@ -96,7 +96,7 @@ def evaluate_hook(
                 f"are {', '.join(values)}."
             )
         if writer is not None:
-            writer.write(step, {f"dev/{name}": v for name, v in values.items()})
+            writer.write(step, {DEV_PREFIX + name: v for name, v in values.items()})
         line = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         value = float(step) if measure is None else values[measure]
         if run.best is not None and value <= run.best.value:
@@ -115,9 +115,10 @@ def keep_last_hook(
     """Returns a hook that keeps the last step's weights, where nothing is evaluated."""
 
     def hook(run: RunState, step: int) -> RunState:
-        if step == last_step:
-            save_best(run, step)
-        return run
+        if step != last_step:
+            return run
+        save_best(run, step)
+        return dataclasses.replace(run, best=Best(step, float(step)))
 
     return hook
 
@@ -147,7 +148,7 @@ def save_run(
     step: int,
     *,
     boundary_done: bool,
-    finished: bool,
+    train_steps: int,
     keep: int,
 ) -> None:
     """Saves all a resumed run needs; the table as the weights that made it.
@@ -157,7 +158,7 @@ def save_run(
         run: what to save.
         step: the steps done.
         boundary_done: the hooks of this step's boundary have run.
-        finished: nothing is left to do.
+        train_steps: that it is to do; hooks know the last one.
         keep: checkpoints that stay.
     """
     tree = {"train": run.train}
@@ -172,11 +173,27 @@ def save_run(
     best = None if run.best is None else dataclasses.asdict(run.best)
     info = {
         "boundary_done": boundary_done,
-        "finished": finished,
+        "train_steps": train_steps,
         "table": table,
         "best": best,
     }
     train_state.save_checkpoint(directory, step, tree, info, keep=keep)
+
+
+def check_same_evidence(directory: pathlib.Path, info: dict, digest: str) -> None:
+    """Raises ConfigError where a saved run was trained on other passages.
+
+    Args:
+        directory: of the run's checkpoints.
+        info: of one of them.
+        digest: of the evidence given now.
+    """
+    held = info["table"]
+    if held is not None and held["evidence_digest"] != digest:
+        raise ConfigError(
+            f"{directory} was trained on other passages than those given now: use "
+            "the same PASSAGES, or another MODEL_DIR."
+        )
 
 
 def resume_run(
@@ -185,8 +202,8 @@ def resume_run(
     fresh: RunState,
     refresher: Refresher,
     passage_side: Callable[[Params], Params],
-) -> tuple[RunState, bool]:
-    """Returns a saved run and whether its boundary's hooks are done.
+) -> RunState:
+    """Returns a saved run.
 
     The table in use is built again from the weights that made it, which on the same
     devices gives the same bits.
@@ -199,17 +216,12 @@ def resume_run(
         passage_side: as for `refresh_hook`.
 
     Raises:
-        ConfigError: it was trained on other passages, or is of another model.
+        ConfigError: it is of another model.
     """
     held = info["table"]
     tree = {"train": fresh.train}
     if held is not None:
         tree["table_params"] = passage_side(fresh.train.params)
-        if held["evidence_digest"] != refresher.evidence_digest:
-            raise ConfigError(
-                f"{directory} was trained on other passages than those given now: use "
-                "the same PASSAGES, or another MODEL_DIR."
-            )
     tree = train_state.restore_checkpoint(
         directory, info, jax.tree.map(abstract_leaf, tree)
     )
@@ -225,7 +237,7 @@ def resume_run(
             on_progress=lambda num_rows: preemption.poll(),
         )
         run = dataclasses.replace(run, table=table, table_params=tree["table_params"])
-    return run, info["boundary_done"]
+    return run
 
 
 def log_metrics(

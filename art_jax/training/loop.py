@@ -59,12 +59,15 @@ class Problem:
     resources: table -> the arrays the loss reads and does not train.
     complete: (train state, batch, resources, key) -> batch, run before the update;
         for what cannot happen on the device, such as reading a memory map.
+    frozen: names at the top of the parameter tree whose arrays stay as they are. A
+        zero gradient is not enough: weight decay would still shrink them.
     """
 
     make_batch: Callable[[int], Batch]
     loss: Callable[..., tuple[jax.Array, dict]]
     resources: Callable[[EmbeddingTable | None], Resources] = lambda table: ()
     complete: Callable[[TrainState, Batch, Resources, jax.Array], Batch] | None = None
+    frozen: tuple[str, ...] = ()
 
 
 def run_steps(

@@ -6,21 +6,32 @@ from collections.abc import Mapping
 
 from art_jax import atomic
 
+# Of the names of measures that a boundary's evaluation writes.
+DEV_PREFIX = "dev/"
+
 
 class MetricsWriter:
     """Writes scalars to `<directory>/metrics.jsonl` and to TensorBoard events.
 
-    A writer opened at step s first drops the lines after s, so that a run that was
-    killed and resumed holds every step once.
+    A writer first drops the records of what will be done again, so that a run that
+    was killed and resumed holds every step and every evaluation once.
     """
 
-    def __init__(self, directory: pathlib.Path, *, from_step: int):
+    def __init__(self, directory: pathlib.Path, *, from_step: int, boundary_done: bool):
+        """Opens both files.
+
+        Args:
+            directory: made if it is not there.
+            from_step: the steps done.
+            boundary_done: the hooks of that step's boundary ran too, the evaluation
+                among them.
+        """
         from tensorboardX import SummaryWriter
 
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
-        _drop_lines_after(self._path, from_step)
+        _drop_undone(self._path, from_step, boundary_done)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
             str(directory), purge_step=from_step + 1 if from_step else None
@@ -49,7 +60,7 @@ def read_metrics(directory: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _drop_lines_after(path: pathlib.Path, step: int) -> None:
+def _drop_undone(path: pathlib.Path, step: int, boundary_done: bool) -> None:
     if not path.exists():
         return
     kept = []
@@ -58,6 +69,9 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # A line that a kill cut short.
-        if record["step"] <= step:
+        is_dev = any(name.startswith(DEV_PREFIX) for name in record)
+        if record["step"] < step or (
+            record["step"] == step and (boundary_done or not is_dev)
+        ):
             kept.append(line + "\n")
     atomic.write_text(path, "".join(kept))

@@ -1,7 +1,7 @@
 """ART's optimiser: AdamW with a decay mask, clipping and a linear schedule."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,7 @@ def linear_schedule(
             f"train_steps is {train_steps} and warm-up takes {warmup_steps} of them: "
             "train at least one step and warm up for at most half."
         )
+
     def rate(count: jax.Array) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
         falling = jnp.minimum(count, train_steps - warmup_steps) - warmup_steps
@@ -83,6 +84,27 @@ def linear_schedule(
         return jnp.where(count <= warmup_steps, peak * count / warmup_steps, decayed)
 
     return rate
+
+
+def freeze(
+    optimizer: optax.GradientTransformation, names: Sequence[str]
+) -> optax.GradientTransformation:
+    """Returns `optimizer` without updates to the parameter trees of these names.
+
+    Args:
+        optimizer: any.
+        names: at the top of the parameter tree.
+    """
+    if not names:
+        return optimizer
+
+    def is_frozen(params):
+        return {
+            name: jax.tree.map(lambda _: name in names, tree)  # noqa: B023
+            for name, tree in params.items()
+        }
+
+    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), is_frozen))
 
 
 def decay_mask(params: Params) -> Params:

@@ -11,7 +11,7 @@ from art_jax import partitioning
 from art_jax.checkpoints import train_state
 from art_jax.errors import ConfigError
 from art_jax.index.refresh import Refresher
-from art_jax.training import hooks, loop, update
+from art_jax.training import hooks, loop, optimizers, update
 from art_jax.training.metrics import MetricsWriter
 from art_jax.training.optimizers import AdamW
 from art_jax.types import Params
@@ -69,8 +69,8 @@ class Stage:
                 raise ConfigError(f"{name} of stage {self.name!r} is {value}: >= 1.")
         if self.eval_every_steps % self.refresh_every_steps:
             raise ConfigError(
-                f"stage {self.name!r} evaluates every {self.eval_every_steps} steps and "
-                f"refreshes every {self.refresh_every_steps}: make the first a "
+                f"stage {self.name!r} evaluates every {self.eval_every_steps} steps "
+                f"and refreshes every {self.refresh_every_steps}: make the first a "
                 "multiple of the second, or an evaluation reads a stale table."
             )
 
@@ -88,7 +88,8 @@ def run_stage(
 ) -> Params:
     """Returns the parameters the stage ends with: the best on held-out questions.
 
-    Goes on from the newest checkpoint in `directory` where there is one.
+    Goes on from the newest checkpoint in `directory` where there is one; a finished
+    stage is not trained again, unless `train_steps` has grown since.
 
     Args:
         stage: what to do.
@@ -102,33 +103,41 @@ def run_stage(
 
     Raises:
         PreemptedError: a signal came; the run was saved.
+        ConfigError: the checkpoints are of a run with other passages or another model.
+        CorruptError: a file that is needed is damaged or gone.
     """
     directory = pathlib.Path(directory)
     checkpoints, best = directory / "checkpoints", directory / "best"
     replicated = partitioning.replicated(workspace.mesh)
     info = train_state.read_info(checkpoints)
-    if info is not None and info["finished"]:
-        report(f"{stage.name}: finished before, at step {info['step']}")
-        return _load_best(best, params)
+    boundary_done = False
+    if info is not None:
+        hooks.check_same_evidence(checkpoints, info, refresher.evidence_digest)
+        boundary_done = _is_boundary_done(stage, checkpoints, info)
+        if boundary_done and info["step"] == stage.train_steps:
+            report(f"{stage.name}: finished before, at step {info['step']}")
+            return _load_best(best, info["best"]["step"], params)
 
-    problem = stage.method.bind(
-        workspace, batch_size=stage.batch_size, seed=stage.seed
+    problem = stage.method.bind(workspace, batch_size=stage.batch_size, seed=stage.seed)
+    optimizer = optimizers.freeze(
+        stage.optimizer.build(stage.train_steps), problem.frozen
     )
-    optimizer = stage.optimizer.build(stage.train_steps)
     run = loop.RunState(
         jax.jit(
             lambda params: update.init_state(params, optimizer),
             out_shardings=replicated,
         )(loop.copy_params(params))
     )
-    resumed = None
     if info is not None:
-        resumed = hooks.resume_run(checkpoints, info, run, refresher, passage_side)
-        run, boundary_done = resumed
+        run = hooks.resume_run(checkpoints, info, run, refresher, passage_side)
         report(f"{stage.name}: going on from step {int(run.train.step)}")
     first_step = int(run.train.step)
     is_first_process = jax.process_index() == 0
-    writer = MetricsWriter(directory, from_step=first_step) if is_first_process else None
+    writer = None
+    if is_first_process:
+        writer = MetricsWriter(
+            directory, from_step=first_step, boundary_done=boundary_done
+        )
 
     def save(run: loop.RunState, step: int, boundary_done: bool) -> None:
         hooks.save_run(
@@ -136,13 +145,16 @@ def run_stage(
             run,
             step,
             boundary_done=boundary_done,
-            finished=boundary_done and step >= stage.train_steps,
+            train_steps=stage.train_steps,
             keep=stage.keep_checkpoints,
         )
+        # Not before: until now a run that was killed went on from a checkpoint whose
+        # best step is the one before.
+        train_state.keep_only(best, _best_steps(checkpoints))
 
     def save_best(run: loop.RunState, step: int) -> None:
         train_state.save_checkpoint(
-            best, step, {"params": run.train.params}, {}, keep=1
+            best, step, {"params": run.train.params}, {}, keep=None
         )
 
     last_step = stage.train_steps
@@ -172,6 +184,23 @@ def run_stage(
     run_hooks.append(
         hooks.save_hook(save, every_steps=stage.save_every_steps, last_step=last_step)
     )
+    observers = [
+        # Logged first, so that the steps that went wrong are on record.
+        hooks.log_metrics(
+            writer,
+            every_steps=stage.log_every_steps,
+            learning_rate=stage.optimizer.schedule(stage.train_steps),
+        ),
+        loop.stop_when_diverged(
+            stage.max_skipped_in_a_row, every_steps=stage.log_every_steps
+        ),
+    ]
+    if is_first_process:
+        observers.append(
+            hooks.show_progress(
+                stage.name, first_step=first_step, train_steps=stage.train_steps
+            )
+        )
     try:
         run = loop.run_steps(
             run,
@@ -180,30 +209,42 @@ def run_stage(
             train_steps=stage.train_steps,
             key=jax.random.key(stage.seed),
             hooks=run_hooks,
-            observers=[
-                loop.stop_when_diverged(
-                    stage.max_skipped_in_a_row, every_steps=stage.log_every_steps
-                ),
-                hooks.log_metrics(
-                    writer,
-                    every_steps=stage.log_every_steps,
-                    learning_rate=stage.optimizer.schedule(stage.train_steps),
-                ),
-                hooks.show_progress(
-                    stage.name, first_step=first_step, train_steps=stage.train_steps
-                ),
-            ],
+            observers=observers,
             save_on_signal=save,
-            first_boundary_done=resumed is not None and boundary_done,
+            first_boundary_done=boundary_done,
         )
     finally:
         if writer is not None:
             writer.close()
-    return _load_best(best, params)
+    return _load_best(best, run.best.step, params)
 
 
-def _load_best(directory: pathlib.Path, params: Params) -> Params:
-    """Returns the stage's result, laid out as `params`."""
-    info = train_state.read_info(directory)
+def _is_boundary_done(stage: Stage, checkpoints: pathlib.Path, info: dict) -> bool:
+    """Returns whether the hooks of a saved step ran, all that this stage asks for.
+
+    Raises:
+        ConfigError: the saved run is past the stage's last step.
+    """
+    step = info["step"]
+    if step > stage.train_steps:
+        raise ConfigError(
+            f"{checkpoints} holds step {step} of stage {stage.name!r}, but its "
+            f"train_steps is {stage.train_steps}: ask for {step} or more, or use "
+            "another MODEL_DIR."
+        )
+    # Where train_steps was changed to this step, its hooks did not know it as the last.
+    is_new_end = step == stage.train_steps != info["train_steps"]
+    return info["boundary_done"] and not is_new_end
+
+
+def _best_steps(checkpoints: pathlib.Path) -> set[int]:
+    """Returns the best steps of all checkpoints, any of which a run may go on from."""
+    bests = [info["best"] for info in train_state.all_info(checkpoints)]
+    return {best["step"] for best in bests if best is not None}
+
+
+def _load_best(directory: pathlib.Path, step: int, params: Params) -> Params:
+    """Returns the weights of the best step, laid out as `params`."""
+    info = train_state.read_info(directory, step=step)
     abstract = {"params": jax.tree.map(hooks.abstract_leaf, params)}
     return train_state.restore_checkpoint(directory, info, abstract)["params"]

@@ -52,9 +52,7 @@ def make_update(
 
         # optax raises floats to its int32 count; strict promotion would refuse that.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(
-                grads, state.opt_state, state.params
-            )
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         keep = lambda new, old: jnp.where(is_good, new, old)  # noqa: E731
         skipped = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
