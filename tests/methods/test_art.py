@@ -1,0 +1,463 @@
+"""ART against a slow NumPy twin, with stub encoder and teacher."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from art_jax import partitioning
+from art_jax.data.batches import batch_rows
+from art_jax.data.layouts import Layout, layout_lengths, layout_rows
+from art_jax.errors import ConfigError
+from art_jax.index.refresh import refresh
+from art_jax.index.table import search
+from art_jax.methods.art import Art
+from art_jax.methods.workspace import TEACHER, passage_side
+from art_jax.training import loop, optimizers, update
+
+K, BATCH, SEED = 5, 8, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class StubTeacher:
+    """A lambda behind the teacher's interface; it stops no gradient itself."""
+
+    score: object
+
+    def make_tokenizer(self, texts):
+        raise NotImplementedError
+
+    def passage_layout(self, tokenizer):
+        return Layout((), (), (), 12, 0)
+
+    def question_rows(self, tokenizer, questions):
+        lengths = [len(text) for text in questions]
+        return np.array(lengths, np.int32)[:, None]
+
+    def load(self, tokens, tokenizer, mesh):
+        return {"weight": jnp.float32(-0.3)}
+
+
+def arbitrary_scores(xp, weight, questions, passages):
+    """[B, K] scores from [B, 1] and [B, K, tokens], by `xp`, NumPy or JAX's."""
+    remainders = (passages.sum(axis=-1) * 7 + questions) % 11
+    return weight * remainders.astype(xp.float32)
+
+
+STUB = StubTeacher(
+    lambda params, questions, passages: arbitrary_scores(
+        jnp, params["weight"], questions, passages
+    )
+)
+
+
+DEFAULT = Art(STUB, num_passages=K, dropout=False)
+
+
+@pytest.fixture(scope="module")
+def space(tiny, tiny_evidence):
+    return tiny.make_workspace(
+        tiny_evidence, partitioning.make_mesh(1), tiny.bag_encoder()
+    )
+
+
+def make_table(tiny, space, seed):
+    params = passage_side(tiny.init_params(space, seed))
+    return refresh(tiny.make_refresher(space), params, step=0, generation=0)
+
+
+@pytest.fixture(scope="module")
+def table(tiny, space):
+    # Stale: of other weights than those the loss is given.
+    return make_table(tiny, space, 1)
+
+
+@pytest.fixture(scope="module")
+def params(tiny, space):
+    return tiny.init_params(space, 0)
+
+
+def loss_and_grads(problem, params, table):
+    batch, resources = problem.make_batch(0), problem.resources(table)
+    grad_fn = jax.jit(jax.value_and_grad(problem.loss, has_aux=True))
+    (loss, metrics), grads = grad_fn(params, batch, resources, jax.random.key(0))
+    return loss, metrics, grads
+
+
+@pytest.fixture(scope="module")
+def default_result(space, params, table):
+    return loss_and_grads(
+        DEFAULT.bind(space, batch_size=BATCH, seed=SEED), params, table
+    )
+
+
+def log_softmax(scores):
+    scores = scores - scores.max(axis=-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+
+
+def numpy_mean_vectors(embedding, tokens):
+    mask = (tokens > 0).astype(np.float64)
+    total = (embedding[tokens] * mask[..., None]).sum(axis=-2)
+    return total / np.maximum(mask.sum(axis=-1), 1)[..., None]
+
+
+def numpy_twin(space, params, table, *, temperature, scale=1.0, k=K):
+    """Returns loss, agreement and gradients of step 0, one question at a time."""
+    query_table, passage_table = (
+        np.asarray(params[name]["embedding"], np.float64)
+        for name in ("query", "passage")
+    )
+    rows_B = batch_rows(space.queries.num_questions, BATCH, seed=SEED, step=0)
+    stale = np.asarray(table.embeddings, np.float64)[: table.num_rows]
+    passage_tokens = layout_rows(
+        space.passage_layout,
+        space.evidence.token_tables["retriever"],
+        np.arange(table.num_rows),
+    )
+    teacher_tokens = layout_rows(
+        STUB.passage_layout(None),
+        space.evidence.token_tables[TEACHER],
+        np.arange(table.num_rows),
+    )
+    query_grad, passage_grad = np.zeros_like(query_table), np.zeros_like(passage_table)
+    loss = agreement = 0.0
+    for question in rows_B:
+        tokens = space.queries.tokens[question]
+        vector = numpy_mean_vectors(query_table, tokens)
+        found = np.argsort(-(stale @ vector), kind="stable")[:k]
+        passages = numpy_mean_vectors(passage_table, passage_tokens[found])
+        student = passages @ vector
+        length = np.array([len(space.queries.texts[question])], np.int32)
+        teacher = scale * arbitrary_scores(np, -0.3, length, teacher_tokens[found])
+        log_s, log_t = log_softmax(student / temperature), log_softmax(teacher)
+        loss += np.sum(np.exp(log_t) * (log_t - log_s)) / BATCH
+        agreement += (student.argmax() == teacher.argmax()) / BATCH
+        slope = (np.exp(log_s) - np.exp(log_t)) / temperature / BATCH
+        used = tokens[tokens > 0]
+        np.add.at(query_grad, used, slope @ passages / len(used))
+        for weight, row in zip(slope, found, strict=True):
+            used = passage_tokens[row][passage_tokens[row] > 0]
+            np.add.at(passage_grad, used, weight * vector / len(used))
+    return loss, agreement, query_grad, passage_grad
+
+
+def assert_equals_twin(result, want):
+    loss, metrics, grads = result
+    np.testing.assert_allclose(loss, want[0], rtol=1e-5)
+    np.testing.assert_allclose(metrics["agreement"], want[1])
+    # Sums of float32 products against float64: 1e-5 of the largest, about .01.
+    np.testing.assert_allclose(grads["query"]["embedding"], want[2], atol=2e-7)
+    np.testing.assert_allclose(grads["passage"]["embedding"], want[3], atol=2e-7)
+
+
+def test_equals_a_slow_twin_at_the_square_root_of_the_width(
+    space, params, table, default_result
+):
+    want = numpy_twin(space, params, table, temperature=16**0.5)
+    assert_equals_twin(default_result, want)
+
+
+def test_equals_a_slow_twin_at_other_scales(space, params, table):
+    art = dataclasses.replace(DEFAULT, temperature=0.7, teacher_scale=2.5)
+    result = loss_and_grads(art.bind(space, batch_size=BATCH, seed=SEED), params, table)
+    want = numpy_twin(space, params, table, temperature=0.7, scale=2.5)
+    assert_equals_twin(result, want)
+
+
+def test_no_gradient_into_the_teacher_or_through_the_search(space, params, table):
+    problem = DEFAULT.bind(space, batch_size=BATCH, seed=SEED)
+    batch, resources = problem.make_batch(0), problem.resources(table)
+
+    def loss(weight, embeddings):
+        arrays = resources | {
+            "teacher_params": {"weight": weight},
+            "embeddings": embeddings,
+        }
+        return problem.loss(params, batch, arrays, jax.random.key(0))[0]
+
+    grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(
+        jnp.float32(-0.3), resources["embeddings"]
+    )
+    assert not any(np.asarray(grad).any() for grad in grads)
+
+
+@pytest.mark.parametrize("side", ["query", "passage"])
+def test_a_frozen_tower_gets_no_gradient_and_no_decay(
+    space, params, table, default_result, side
+):
+    other = {"query": "passage", "passage": "query"}[side]
+    settings = {f"train_{side}_tower": False}
+    problem = dataclasses.replace(DEFAULT, **settings).bind(
+        space, batch_size=BATCH, seed=SEED
+    )
+    optimizer = optimizers.freeze(optax.adamw(0.1, weight_decay=0.1), problem.frozen)
+    state = update.init_state(loop.copy_params(params), optimizer)
+    step = update.make_update(problem.loss, optimizer)
+    batch, resources = problem.make_batch(0), problem.resources(table)
+    state, metrics = step(state, batch, resources, jax.random.key(0))
+    # The whole gradient is the other tower's, as it is where none is frozen.
+    np.testing.assert_allclose(
+        metrics["grad_norm"], optax.global_norm(default_result[2][other]), rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+        state.params[side]["embedding"], params[side]["embedding"]
+    )
+    assert not np.array_equal(
+        state.params[other]["embedding"], params[other]["embedding"]
+    )
+
+
+def test_a_shared_tower_still_trains_from_its_other_side(tiny, tiny_evidence):
+    space = tiny.make_workspace(
+        tiny_evidence, partitioning.make_mesh(1), tiny.bag_encoder(shared=True)
+    )
+    params, table = tiny.init_params(space), make_table(tiny, space, 1)
+    art = dataclasses.replace(DEFAULT, train_query_tower=False)
+    problem = art.bind(space, batch_size=BATCH, seed=SEED)
+    assert problem.frozen == ()
+    _, _, grads = loss_and_grads(problem, params, table)
+    assert np.asarray(grads["shared"]["embedding"]).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_passages": 41}, "choose 1 to 40"),
+        ({"num_passages": 40, "exclude_source": True}, "choose 1 to 39"),
+        ({"num_passages": 0}, "choose 1 to 40"),
+        ({"temperature": 0.0}, "must be positive"),
+        ({"train_query_tower": False, "train_passage_tower": False}, "nothing is"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(space, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Art(STUB, **settings).bind(space, batch_size=BATCH, seed=SEED)
+
+
+def test_no_questions_or_too_few_are_named(space):
+    art = Art(STUB, num_passages=K)
+    with pytest.raises(ConfigError, match="give QUERIES"):
+        art.bind(dataclasses.replace(space, queries=None), batch_size=BATCH, seed=SEED)
+    with pytest.raises(ConfigError, match="takes 41 examples"):
+        art.bind(space, batch_size=41, seed=SEED)
+
+
+@pytest.mark.parametrize("stream_tokens", [False, True], ids=["placed", "streamed"])
+def test_the_source_is_left_out_only_where_asked(
+    tiny, tiny_evidence, params, table, stream_tokens
+):
+    # Each question's source is made the passage it finds first by default.
+    some = [
+        dataclasses.replace(question, source_id="" if i == 3 else question.source_id)
+        for i, question in enumerate(tiny.QUESTIONS)
+    ]
+    mesh = partitioning.make_mesh(1)
+    space = tiny.make_workspace(
+        tiny_evidence, mesh, tiny.bag_encoder(), stream_tokens=stream_tokens, some=some
+    )
+    vectors = space.encoder.encode_query(params, space.queries.tokens)
+    first = np.asarray(search(table, np.asarray(vectors), k=K + 1).rows)
+    ids = [tiny_evidence.passage_id(row) for row in first[:, 0]]
+    ids[3] = ""
+    space = dataclasses.replace(
+        space, queries=dataclasses.replace(space.queries, source_ids=tuple(ids))
+    )
+    for exclude in (False, True):
+        art = dataclasses.replace(DEFAULT, exclude_source=exclude)
+        problem = art.bind(space, batch_size=40, seed=SEED)
+        batch, resources = problem.make_batch(0), problem.resources(table)
+        rows = jax.jit(functools.partial(art.retrieve, space))(
+            params, batch, resources, jax.random.key(0)
+        )
+        asked = batch_rows(40, 40, seed=SEED, step=0)
+        want = first[asked, :K]
+        if exclude:
+            want = first[asked, 1:]
+            want[asked == 3] = first[3, :K]
+        np.testing.assert_array_equal(rows, want)
+
+
+def test_slots_without_a_passage_are_as_if_they_were_not_there(space, params):
+    rng = np.random.default_rng(0)
+    batch = {
+        "query_tokens": jnp.asarray(space.queries.tokens[:2]),
+        "teacher_questions": jnp.array([[3], [4]], jnp.int32),
+        "rows": jnp.array([[4, 9, 2], [1, 7, 5]], jnp.int32),
+        "passage_tokens": jnp.asarray(rng.integers(1, 90, (2, 3, 6)), jnp.int32),
+        "teacher_tokens": jnp.asarray(rng.integers(1, 90, (2, 3, 6)), jnp.int32),
+    }
+    filler = {
+        "rows": -1,
+        "passage_tokens": 7,  # Tokens that would score, were they looked at.
+        "teacher_tokens": 7,
+    }
+    padded = batch | {
+        name: jnp.pad(
+            batch[name],
+            [(0, 0), (0, 2)] + [(0, 0)] * (batch[name].ndim - 2),
+            constant_values=value,
+        )
+        for name, value in filler.items()
+    }
+    resources = {"teacher_params": STUB.load(None, None, None)}
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def grad_fn(params, batch):
+        key = jax.random.key(0)
+        return DEFAULT.loss(space.encoder, params, batch, resources, key)
+
+    (loss, metrics), grads = grad_fn(params, batch)
+    (padded_loss, padded_metrics), padded_grads = grad_fn(params, padded)
+    np.testing.assert_allclose(padded_loss, loss, rtol=1e-6)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(padded_metrics[name], value, rtol=1e-6)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-8), padded_grads, grads
+    )
+
+
+def test_the_question_is_searched_with_as_the_loss_sees_it(space, params, table):
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Recorder(type(space.encoder)):
+        def encode_query(self, params, tokens, *, key=None):
+            vectors = super().encode_query(params, tokens, key=key)
+            jax.debug.callback(lambda v: seen.append(np.asarray(v)), vectors)
+            return vectors
+
+    encoder = Recorder(space.encoder.vocab_size)
+    art = Art(STUB, num_passages=K)
+    recorded = dataclasses.replace(space, encoder=encoder)
+    problem = art.bind(recorded, batch_size=BATCH, seed=SEED)
+    key = jax.random.key(8)
+    batch, resources = problem.make_batch(0), problem.resources(table)
+    jax.jit(problem.loss)(params, batch, resources, key)
+    jax.effects_barrier()
+    searched_with, in_loss = seen
+    np.testing.assert_array_equal(searched_with, in_loss)
+    without = space.encoder.encode_query(params, batch["query_tokens"])
+    assert not np.allclose(in_loss, without)
+
+
+def train(problem, table, params, mesh, *, num_steps=3):
+    optimizer = optimizers.AdamW(peak_learning_rate=0.05, warmup_share=0).build(9)
+    replicated = partitioning.replicated(mesh)
+    state = jax.jit(
+        lambda params: update.init_state(params, optimizer), out_shardings=replicated
+    )(loop.copy_params(params))
+    step = update.make_update(problem.loss, optimizer, state_sharding=replicated)
+    losses = []
+    run = loop.run_steps(
+        loop.RunState(state, table),
+        problem,
+        step,
+        train_steps=num_steps,
+        key=jax.random.key(1),
+        observers=[lambda step, metrics: losses.append(metrics)],
+    )
+    return run.train, losses
+
+
+def train_three_steps(tiny, tiny_evidence, num_devices, stream_tokens):
+    """Returns parameters and metrics of a run with one table, dropout on."""
+    mesh = partitioning.make_mesh(num_devices)
+    space = tiny.make_workspace(
+        tiny_evidence, mesh, tiny.bag_encoder(), stream_tokens=stream_tokens
+    )
+    problem = Art(STUB, num_passages=K).bind(space, batch_size=BATCH, seed=SEED)
+    # Adam would blow up the rounding of gradients near zero.
+    optimizer = optax.sgd(0.5)
+    state, step = start(tiny, space, problem, optimizer)
+    losses = []
+    run = loop.run_steps(
+        loop.RunState(state, make_table(tiny, space, 1)),
+        problem,
+        step,
+        train_steps=3,
+        key=jax.random.key(1),
+        observers=[lambda step, metrics: losses.append(metrics)],
+    )
+    return jax.device_get((run.train.params, losses))
+
+
+def start(tiny, space, problem, optimizer):
+    replicated = partitioning.replicated(space.mesh)
+    state = jax.jit(
+        lambda params: update.init_state(params, optimizer), out_shardings=replicated
+    )(tiny.init_params(space))
+    return state, update.make_update(problem.loss, optimizer, state_sharding=replicated)
+
+
+@pytest.fixture(scope="module")
+def one_device_result(tiny, tiny_evidence):
+    return train_three_steps(tiny, tiny_evidence, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "stream_tokens"), [(1, True), (2, False), (8, False)]
+)
+def test_devices_and_streaming_change_no_number(
+    tiny, tiny_evidence, one_device_result, num_devices, stream_tokens
+):
+    got = train_three_steps(tiny, tiny_evidence, num_devices, stream_tokens)
+    # Over several devices the batch is summed in another order, and streaming makes the
+    # search a program of its own: in both XLA may round the last bit another way.
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6),
+        got,
+        one_device_result,
+    )
+
+
+def test_compiles_once_across_steps_and_refreshes(tiny, tiny_evidence):
+    space = tiny.make_workspace(
+        tiny_evidence, partitioning.make_mesh(2), tiny.bag_encoder()
+    )
+    traces, programs = [], []
+
+    def score(*args):
+        traces.append(1)
+        return STUB.score(*args)
+
+    problem = Art(StubTeacher(score), num_passages=K).bind(
+        space, batch_size=BATCH, seed=SEED
+    )
+    refresher = tiny.make_refresher(space)
+
+    def refresh_every_two(run, step):
+        if step % 2:
+            return run
+        params = loop.copy_params(passage_side(run.train.params))
+        table = refresh(refresher, params, step=step, generation=step // 2)
+        return dataclasses.replace(run, table=table)
+
+    state, step = start(tiny, space, problem, optax.sgd(0.5))
+    with tiny.counted_compilations() as compiled:
+        loop.run_steps(
+            loop.RunState(state),
+            problem,
+            step,
+            train_steps=6,
+            key=jax.random.key(0),
+            hooks=[refresh_every_two],
+            observers=[lambda step, metrics: programs.append(len(compiled))],
+        )
+    assert len(traces) == 1
+    # A layout that changed would compile again without tracing again.
+    assert programs[0] > 0
+    assert set(programs) == {programs[0]}
+
+
+def test_lengths_of_the_corpus_are_below_the_layout(tiny, space):
+    # Otherwise the twin would lay rows out as the code under test does.
+    tokens = space.evidence.token_tables["retriever"]
+    layout = dataclasses.replace(space.passage_layout, max_tokens=99)
+    lengths = layout_lengths(layout, tokens, np.arange(tokens.num_rows))
+    assert lengths.max() <= tiny.MAX_PASSAGE_TOKENS
