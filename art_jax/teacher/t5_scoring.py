@@ -238,7 +238,7 @@ def score(
     )
     scores = jax.lax.map(score_chunk, (passage_chunks, target_chunks))
     scores = _from_chunks(scores, -(-num_queries // queries))
-    return jax.lax.stop_gradient(scores[:num_queries, :num_passages])
+    return scores[:num_queries, :num_passages]
 
 
 def _require_same_sizes(found: T5Config, wanted: T5Config, source: object) -> None:
