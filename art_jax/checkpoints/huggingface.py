@@ -68,8 +68,11 @@ def bert_weights(config: BertConfig, prefix: str = "") -> list[Weight]:
             "BertConfig with pre_layer_norm, or without embedding_layer_norm, has "
             "no such form."
         )
-    if not config.use_positions:
-        raise ConfigError("Hugging Face's BertModel has positions: set use_positions.")
+    if not (config.use_positions and config.type_vocab_size):
+        raise ConfigError(
+            "Hugging Face's BertModel has positions and token types: a BertConfig "
+            "without use_positions, or with type_vocab_size 0, has no such form."
+        )
 
     def both(path: str, name: str) -> Iterator[Weight]:
         norm = path.endswith("norm")

@@ -209,7 +209,8 @@ def test_a_config_that_is_not_json_is_an_error(copy):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"pre_layer_norm": True}, {"use_positions": False}]
+    "changes",
+    [{"pre_layer_norm": True}, {"use_positions": False}, {"type_vocab_size": 0}],
 )
 def test_a_bert_that_hugging_face_has_not_is_an_error(changes):
     with pytest.raises(ConfigError, match="Hugging Face's BertModel"):

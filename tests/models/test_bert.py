@@ -200,6 +200,16 @@ def test_without_positions_order_does_not_matter():
     np.testing.assert_allclose(there[:, ::-1], back, atol=1e-6, rtol=1e-6)
 
 
+def test_without_token_types_nothing_is_added_for_them():
+    config = dataclasses.replace(PRE_LN, type_vocab_size=0)
+    params = random_params(config)
+    assert "type_embedder" not in params
+    without = {**params, "type_embedder": {"embedding": np.zeros((2, 8), np.float32)}}
+    np.testing.assert_array_equal(
+        apply(config, params, TOKENS), apply(PRE_LN, without, TOKENS)
+    )
+
+
 def test_dropout_needs_a_key_and_is_a_function_of_it():
     params = random_params(SMALL)
 
@@ -210,17 +220,22 @@ def test_dropout_needs_a_key_and_is_a_function_of_it():
     assert np.abs(drop(0) - drop(1)).max() > 0.01
 
 
-@pytest.mark.parametrize("rate", ["dropout_rate", "attention_dropout_rate"])
-def test_each_dropout_rate_is_used(rate):
-    rates = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
-    off = dataclasses.replace(SMALL, **rates)
-    on = dataclasses.replace(SMALL, **{**rates, rate: 0.5})
-    params = random_params(SMALL)
-    key = cheap_key(0)
-    plain = apply(off, params, TOKENS)
-    np.testing.assert_array_equal(apply(off, params, TOKENS, dropout_key=key), plain)
-    dropped = apply(on, params, TOKENS, dropout_key=key)
-    assert np.abs(dropped - plain).max() > 0.01
+@pytest.mark.parametrize("form", ["post-LN", "pre-LN"])
+@pytest.mark.parametrize(
+    ("rates", "sites"),
+    # Embeddings and each block's two outputs; each block's attention weights.
+    [((0.5, 0.0), 1 + 2 * 2), ((0.0, 0.5), 2), ((0.0, 0.0), 0)],
+)
+def test_dropout_is_where_the_rates_say(form, rates, sites):
+    config = dataclasses.replace(
+        SMALL if form == "post-LN" else PRE_LN,
+        num_layers=2,
+        dropout_rate=rates[0],
+        attention_dropout_rate=rates[1],
+    )
+    arguments = (bert.param_shapes(config), TOKENS, TOKENS != 0, None, cheap_key(0))
+    jaxpr = str(jax.make_jaxpr(apply_jitted, static_argnums=0)(config, *arguments))
+    assert jaxpr.count("name=_bernoulli") == sites
 
 
 def test_rematerialisation_wraps_each_block_and_renames_nothing():
@@ -237,14 +252,6 @@ def test_rematerialisation_wraps_each_block_and_renames_nothing():
         )
 
     assert (num_checkpoints(config), num_checkpoints(remat)) == (0, 3)
-
-
-def test_blocks_start_as_the_identity_with_a_residual_scale_of_zero():
-    config = dataclasses.replace(PRE_LN, residual_init_scale=0.0)
-    params = jax.jit(bert.init_params, static_argnums=0)(config, cheap_key(0))
-    deep = apply(config, params, TOKENS)
-    flat = apply(dataclasses.replace(config, num_layers=0), params, TOKENS)
-    np.testing.assert_array_equal(deep, flat)
 
 
 def test_initial_spreads_are_those_of_the_config():
@@ -284,6 +291,14 @@ def test_published_sizes_have_their_published_number_of_parameters(config, want)
     # google/bert_uncased_L-2_H-128_A-2.
     leaves = jax.tree.leaves(bert.param_shapes(config))
     assert sum(leaf.size for leaf in leaves) == want
+
+
+def test_the_default_is_the_form_of_bert_base_uncased():
+    config = bert.base()
+    assert (config.layer_norm_eps, config.initializer_range) == (1e-12, 0.02)
+    assert (config.dropout_rate, config.attention_dropout_rate) == (0.1, 0.1)
+    assert (config.pre_layer_norm, config.embedding_layer_norm) == (False, True)
+    assert (config.max_positions, config.num_heads) == (512, 12)
 
 
 def test_megatron_forms():

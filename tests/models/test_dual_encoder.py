@@ -260,7 +260,10 @@ def test_an_unknown_pooling_is_an_error():
 
 
 def test_token_importance_is_what_the_weighted_mean_counts_by():
-    encoder = DualEncoder(BertConfig(vocab_size=6, hidden_size=8, num_layers=1, num_heads=1), "weighted_mean")
+    encoder = DualEncoder(
+        BertConfig(vocab_size=6, hidden_size=8, num_layers=1, num_heads=1),
+        "weighted_mean",
+    )
     importance = jnp.array([0.0, 0.5, 1.0, 2.0, 7.0, 0.0])
     params = dual_encoder.with_token_importance(
         encoder.init(jax.random.key(0)), importance
@@ -271,8 +274,8 @@ def test_token_importance_is_what_the_weighted_mean_counts_by():
 
 
 def test_token_importance_needs_a_weighted_mean():
-    encoder = DualEncoder(BertConfig(vocab_size=6, hidden_size=8, num_layers=1, num_heads=1), "mean")
+    encoder = DualEncoder(
+        BertConfig(vocab_size=6, hidden_size=8, num_layers=1, num_heads=1), "mean"
+    )
     with pytest.raises(ConfigError, match="weighted_mean"):
-        dual_encoder.with_token_importance(
-            encoder.init(jax.random.key(0)), jnp.ones(6)
-        )
+        dual_encoder.with_token_importance(encoder.init(jax.random.key(0)), jnp.ones(6))

@@ -88,9 +88,8 @@ def test_a_parameter_without_axes_is_an_error_that_names_it(shape):
 
 
 def test_layer_norm_computes_in_float32_for_bfloat16_activations():
-    # 1000 and 1001 are one number in bfloat16: a mean or variance of that
-    # precision could not tell them apart.
-    inputs = jnp.array([[1000.0, 1001.0, 1002.0, 1003.0]])
+    # The mean, 251.5, is no bfloat16, which has whole numbers only at this size.
+    inputs = jnp.array([[250.0, 251.0, 252.0, 253.0]], jnp.bfloat16)
     norm = layers.LayerNorm(1e-12, "bfloat16")
     params = {"scale": jnp.full(4, 2.0), "bias": jnp.full(4, 0.5)}
     outputs = norm.apply({"params": params}, inputs)
