@@ -1,0 +1,116 @@
+"""A corpus, a finished run over it, and the command line called in this process."""
+
+import collections
+import contextlib
+import json
+import pathlib
+
+import jax
+import pytest
+
+from art_jax.cli.main import main
+
+GIN_FILE = pathlib.Path(__file__).parent / "small_run.gin"
+ANIMALS = ["otter", "badger", "heron", "salmon", "falcon", "beetle", "walrus"]
+NUM_PASSAGES = 30
+
+Result = collections.namedtuple("Result", "code out err")
+
+
+def passage_text(number):
+    animal = ANIMALS[number % len(ANIMALS)]
+    return (
+        f"The {animal} lives at place{number}. It eats food{number} in winter. "
+        f"People call it name{number} here."
+    )
+
+
+def write_corpus(folder):
+    """Writes p.tsv (ids 1 to 30), train.txt, answers.jsonl and known.jsonl."""
+    numbers = range(1, NUM_PASSAGES + 1)
+    rows = [f"{n}\t{passage_text(n)}\ttitle {n}" for n in numbers]
+    write(folder / "p.tsv", "id\ttext\ttitle", *rows)
+    write(folder / "train.txt", *(f"what eats food{n}" for n in range(1, 17)))
+    held_out = range(17, 27)
+    known = [
+        {"id": f"d{n}", "question": f"name{n}", "relevant_ids": [str(n)]}
+        for n in held_out
+    ]
+    answers = [
+        {"id": f"d{n}", "question": f"food{n}", "answers": [f"place{n}"]}
+        for n in held_out
+    ]
+    write(folder / "known.jsonl", *map(json.dumps, known))
+    write(folder / "answers.jsonl", *map(json.dumps, answers))
+    return folder
+
+
+def write(path, *lines):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def train_arguments(corpus, model_dir, **macros):
+    values = {
+        "MODEL_DIR": str(model_dir),
+        "PASSAGES": str(corpus / "p.tsv"),
+        "QUERIES": str(corpus / "train.txt"),
+        **macros,
+    }
+    flags = [f"--gin.{name}={value!r}" for name, value in values.items()]
+    return ["train", f"--gin_file={GIN_FILE}", *flags]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    """Programs here run a few times each: optimising them takes longer than that."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished_run(corpus, tmp_path_factory):
+    """ICT for 2 steps, ART for 4. Read only: copy it to change it."""
+    model_dir = tmp_path_factory.mktemp("runs") / "run"
+    dev = str(corpus / "known.jsonl")
+    with quick_compilation():
+        assert main(train_arguments(corpus, model_dir, DEV_QUERIES=dev)) == 0
+    return model_dir
+
+
+@pytest.fixture
+def art_jax(capfd):
+    """`art_jax(verb, ...)` -> (exit code, stdout, stderr); argparse may exit too."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def train(art_jax, corpus, tmp_path):
+    """`train(MACRO=value, ...)` on the small run, in `tmp_path / "run"`."""
+
+    def call(*more, **macros):
+        return art_jax(*train_arguments(corpus, tmp_path / "run", **macros), *more)
+
+    return call
