@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="art-jax",
         description="Trains dense passage retrievers from questions alone.",
         epilog="art-jax VERB --help shows a verb's options and an example.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--version", action="version", version=f"art-jax {art_jax.__version__}"
@@ -173,6 +174,7 @@ def _verb(verbs, name: str, summary: str, example: str) -> argparse.ArgumentPars
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"Example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     verb.set_defaults(module=name)
     verb.add_argument("--debug", action="store_true", help="show tracebacks")
