@@ -19,7 +19,7 @@ from art_jax.index import refresh, retriever, rows
 from art_jax.methods import workspace
 from art_jax.models import bert, dual_encoder
 from art_jax.teacher.query_likelihood import QueryLikelihoodTeacher
-from art_jax.training import stage
+from art_jax.training import loop, stage
 
 NUM_PASSAGES = 40
 MAX_QUERY_TOKENS = 10
@@ -189,8 +189,31 @@ def run_stage(a_stage, space, directory, *, evaluate=None, params=None):
 
 
 @dataclasses.dataclass(frozen=True)
+class Pull:
+    """A method that compiles at once; its steps depend on all that a run carries.
+
+    Weights are pulled to a number of the batch, past noise, by more or less as the
+    table in use says.
+    """
+
+    def bind(self, space, *, batch_size, seed):
+        def make_batch(step):
+            target = np.random.default_rng([seed, step]).normal()
+            return space.put_batch({"target": np.full(batch_size, target, np.float32)})
+
+        def loss(params, batch, table, key):
+            target = batch["target"].mean() + jax.random.normal(key)
+            strength = 1 + jnp.abs(table).mean()
+            leaves = jax.tree.leaves(params)
+            loss = sum(jnp.square(leaf - target).mean() for leaf in leaves) * strength
+            return loss, {"strength": strength}
+
+        return loop.Problem(make_batch, loss, lambda table: table.embeddings)
+
+
+@dataclasses.dataclass(frozen=True)
 class Interrupted:
-    """A method during whose step `at` something happens, by default a signal's end."""
+    """A method before whose step `at` something happens; by default it is stopped."""
 
     method: object
     at: int
