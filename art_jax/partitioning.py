@@ -151,10 +151,11 @@ def logical_sharding(axes: Sequence[str | None], mesh: Mesh) -> NamedSharding:
         if name is not None and name not in rules:
             raise ConfigError(f"no rule for the logical axis {name!r}: {sorted(rules)}")
         target = rules.get(name)
-        if target is None or target in used:
+        mesh_axes = {target} if isinstance(target, str) else set(target or ())
+        if not mesh_axes or mesh_axes & used:
             spec.append(None)
         else:
-            used.add(target)
+            used |= mesh_axes
             spec.append(target)
     return NamedSharding(mesh, PartitionSpec(*spec))
 

@@ -125,7 +125,8 @@ def encode_tokens(
         functools.partial(encode, params), tokens, batch_size=batch_size, mesh=mesh
     )
     parts = [partitioning.to_host(batch)[:used] for used, batch in batches]
-    return np.concatenate(parts)
+    width = jax.eval_shape(encode, params, tokens[:1]).shape[1] if not parts else 0
+    return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
 @functools.lru_cache(maxsize=16)

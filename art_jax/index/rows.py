@@ -158,9 +158,7 @@ def _take_local(mesh: Mesh, length: int):
     rows = PartitionSpec(partitioning.ROW_AXES)
 
     @jax.jit
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(rows, rows), out_specs=rows
-    )
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
     def take(tokens_SL, local_rows_1C):
         shard_rows = tokens_SL.shape[0]
         is_row = (local_rows_1C < shard_rows)[..., None]
