@@ -5,6 +5,7 @@ word characters, English stop words dropped, Snowball stems) and breaks ties.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -67,6 +68,7 @@ def build_bm25(
     tokens = _tokenize(texts, stop_words, return_ids=True)
     if not tokens.vocab:
         raise DataError("no passage has a word that BM25 could index")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # It starts at DEBUG.
     retriever = bm25s.BM25(method="lucene", k1=k1, b=b)
     retriever.index(tokens, show_progress=False)
     return Bm25Index(retriever, stop_words)
