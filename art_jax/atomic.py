@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -47,7 +48,9 @@ def recover_directory(path: str | os.PathLike) -> None:
     """Undoes a `finish_directory` that was killed between its two moves."""
     path, aside = pathlib.Path(path), _beside(path, "replaced")
     if aside.exists() and not path.exists():
-        aside.replace(path)
+        # Another process may have brought it back in between.
+        with contextlib.suppress(FileNotFoundError):
+            aside.replace(path)
 
 
 def remove_directory(path: str | os.PathLike) -> None:

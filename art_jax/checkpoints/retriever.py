@@ -1,9 +1,9 @@
 """A trained retriever as a folder: encoder, weights, tokeniser, lengths.
 
-    config.json               the encoder's settings, row lengths, how it was trained
-    params.safetensors        float32 parameters by their path
-    tokenizer/                as `data.tokenizers` saves it
-    manifest.json
+config.json               the encoder's settings, row lengths, how it was trained
+params.safetensors        float32 parameters by their path
+tokenizer/                as `data.tokenizers` saves it
+manifest.json
 """
 
 import dataclasses
@@ -30,6 +30,8 @@ from art_jax.models.dual_encoder import DualEncoder
 from art_jax.types import Params
 
 _KIND = "retriever"
+_CONFIG = "config.json"
+_PARAMS = "params.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,10 @@ def save_retriever(directory: pathlib.Path, retriever: SavedRetriever) -> None:
             "max_passage_tokens": retriever.max_passage_tokens,
             "training": retriever.training,
         }
-        atomic.write_text(folder / "config.json", json.dumps(config, indent=1))
+        atomic.write_text(folder / _CONFIG, json.dumps(config, indent=1))
         flat = traverse_util.flatten_dict(retriever.params, sep="/")
         arrays = {name: np.asarray(value) for name, value in flat.items()}
-        safetensors.numpy.save_file(arrays, folder / "params.safetensors")
+        safetensors.numpy.save_file(arrays, folder / _PARAMS)
         save_tokenizer(retriever.tokenizer, folder / "tokenizer")
         manifest.write_manifest(folder, {"kind": _KIND})
         atomic.finish_directory(directory)
@@ -94,27 +96,29 @@ def load_retriever(directory: pathlib.Path, mesh: Mesh) -> SavedRetriever:
         CorruptError: a file is missing or damaged, or does not fit the others.
     """
     directory = find_retriever(directory)
-    atomic.recover_directory(directory)
     manifest.verify_manifest(directory)
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
     try:
         settings = dict(config["encoder"])
         encoder = DualEncoder(BertConfig(**settings.pop("config")), **settings)
+        lengths = {
+            name: config[name] for name in ("max_query_tokens", "max_passage_tokens")
+        }
+        training = config["training"]
     except (TypeError, KeyError) as error:
         raise CorruptError(
-            f"{directory / 'config.json'} describes an encoder this art_jax does not "
+            f"{directory / _CONFIG} describes an encoder this art_jax does not "
             f"know ({error}): use the art_jax that wrote it, or a newer one."
         ) from error
-    flat = safetensors.numpy.load_file(directory / "params.safetensors")
+    flat = safetensors.numpy.load_file(directory / _PARAMS)
     params = traverse_util.unflatten_dict(flat, sep="/")
     check_params(encoder, params, directory)
     return SavedRetriever(
         encoder=encoder,
         params=partitioning.put_tree(params, partitioning.replicated(mesh)),
         tokenizer=load_tokenizer(directory / "tokenizer"),
-        max_query_tokens=config["max_query_tokens"],
-        max_passage_tokens=config["max_passage_tokens"],
-        training=config["training"],
+        training=training,
+        **lengths,
     )
 
 
@@ -126,9 +130,10 @@ def find_retriever(path: pathlib.Path) -> pathlib.Path:
     """
     path = pathlib.Path(path)
     for candidate in (path / "retriever", path):
-        if (candidate / "params.safetensors").exists() and (
-            candidate / "config.json"
-        ).exists():
+        atomic.recover_directory(candidate)
+        names = (_CONFIG, _PARAMS, manifest.MANIFEST_NAME)
+        # Two of three: loading names the one that is gone.
+        if sum((candidate / name).exists() for name in names) >= 2:
             return candidate
     raise ConfigError(
         f"{path} holds no retriever: give the MODEL_DIR of a finished `art-jax train`, "

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from art_jax import partitioning
-from art_jax.checkpoints.retriever import SavedRetriever, find_retriever, load_retriever
+from art_jax import atomic, partitioning
+from art_jax.checkpoints.retriever import SavedRetriever, load_retriever
 from art_jax.data.evidence import EvidenceStore, load_evidence
 from art_jax.data.layouts import layout_token_lists
 from art_jax.errors import ConfigError
@@ -52,7 +52,8 @@ class Retriever:
         """
         run = pathlib.Path(run)
         mesh = mesh or partitioning.make_mesh()
-        model = load_retriever(find_retriever(run), mesh)
+        model = load_retriever(run, mesh)
+        atomic.recover_directory(run / "index")
         if not (run / "index").exists():
             raise ConfigError(
                 f"{run} holds no index: make one with `art-jax embed {run}`."

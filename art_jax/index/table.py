@@ -1,7 +1,6 @@
 """The embedding table: one row a passage, split over every device, and its files."""
 
 import dataclasses
-import functools
 import pathlib
 
 import jax
@@ -87,13 +86,13 @@ def save_table(table: EmbeddingTable, directory: pathlib.Path) -> None:
     if jax.process_index() == 0:
         atomic.new_directory(directory)
     partitioning.barrier("table_start")
-    store = _open_store(
-        unfinished, table.embeddings.shape, table.embeddings.dtype, table.mesh
-    )
+    store = _create_store(unfinished, table)
+    rows_per_shard = store.shape[1]
     writes = [
-        store[shard.index].write(np.asarray(shard.data))
+        store[(shard.index[0].start or 0) // rows_per_shard].write(
+            np.asarray(shard.data)
+        )
         for shard in table.embeddings.addressable_shards
-        if shard.replica_id == 0
     ]
     for write in writes:
         write.result()
@@ -140,17 +139,22 @@ def load_table(
     store = ts.open(_store_spec(directory), read=True).result()
     padded = partitioning.padded_rows(num_rows, mesh)
     dtype = store.dtype.numpy_dtype
+    _, saved_rows, width = store.shape
 
     def read(index):
         start, stop, _ = index[0].indices(padded)
-        part = np.zeros((stop - start, store.shape[1]), dtype)
+        part = np.zeros((stop - start, width), dtype)
         stop = min(stop, num_rows)
-        if start < stop:
-            part[: stop - start] = store[start:stop].read().result()
+        # The shards it was saved in need not be those it is laid out in now.
+        for shard in range(start // saved_rows, -(-stop // saved_rows)):
+            first = max(start, shard * saved_rows)
+            last = min(stop, (shard + 1) * saved_rows)
+            within = slice(first - shard * saved_rows, last - shard * saved_rows)
+            part[first - start : last - start] = store[shard, within].read().result()
         return part
 
     embeddings = partitioning.make_array(
-        (padded, store.shape[1]), partitioning.row_sharding(mesh), read
+        (padded, width), partitioning.row_sharding(mesh), read
     )
     return EmbeddingTable(
         embeddings=embeddings,
@@ -169,22 +173,22 @@ def _store_spec(directory: pathlib.Path) -> dict:
     }
 
 
-def _open_store(directory, shape, dtype, mesh):
-    # A chunk never spans two shards, so no two processes write to one file.
-    chunk_rows = _largest_divisor(
-        shape[0] // partitioning.num_row_shards(mesh), _MAX_CHUNK_ROWS
-    )
-    spec = _store_spec(directory)
-    spec["metadata"] = {"chunks": [chunk_rows, shape[1]], "compressor": None}
-    create = jax.process_index() == 0
-    if create:
+def _create_store(directory: pathlib.Path, table: EmbeddingTable):
+    """Returns a new store, [shards, S, D], opened by every process.
+
+    With an axis of shards no chunk of rows spans two of them, so no two processes
+    write to one file, whatever S is.
+    """
+    shards = partitioning.num_row_shards(table.mesh)
+    rows_per_shard = table.embeddings.shape[0] // shards
+    if jax.process_index() == 0:
+        chunk = [1, min(rows_per_shard, _MAX_CHUNK_ROWS), table.width]
         ts.open(
-            spec, create=True, dtype=np.dtype(dtype).name, shape=list(shape)
+            _store_spec(directory)
+            | {"metadata": {"chunks": chunk, "compressor": None}},
+            create=True,
+            dtype=table.embeddings.dtype.name,
+            shape=[shards, rows_per_shard, table.width],
         ).result()
     partitioning.barrier("table_created")
     return ts.open(_store_spec(directory), read=True, write=True).result()
-
-
-@functools.lru_cache(maxsize=64)
-def _largest_divisor(number: int, at_most: int) -> int:
-    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)

@@ -64,9 +64,9 @@ def main(directory: pathlib.Path) -> None:
     from art_jax.checkpoints import retriever as saved
     from art_jax.data import evidence, layouts, passages, questions, tokenizers
     from art_jax.data.question_table import query_layout, question_table
+    from art_jax.errors import PreemptedError
     from art_jax.evaluation import measures
     from art_jax.index import refresh, retriever, rows, table
-    from art_jax.errors import PreemptedError
     from art_jax.methods import art, workspace
     from art_jax.models import bert, dual_encoder
     from art_jax.teacher.query_likelihood import QueryLikelihoodTeacher
