@@ -152,7 +152,7 @@ def embed_batches(
         mesh: batches are split over its data axis.
     """
     data_size = mesh.shape[partitioning.DATA_AXIS]
-    batch_size = -(-min(batch_size, len(tokens)) // data_size) * data_size
+    batch_size = -(-min(batch_size, max(len(tokens), 1)) // data_size) * data_size
     for start in range(0, len(tokens), batch_size):
         index = np.arange(start, start + batch_size)
         batch = tokens[np.where(index < len(tokens), index, 0)]
