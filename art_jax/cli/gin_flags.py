@@ -213,7 +213,9 @@ def _collect_statements(text: str, place: str, roots, macros: Macros) -> None:
         lines = text.splitlines() or [""]
         line = lines[min(number, len(lines)) - 1].strip()
         where = place if place == _COMMAND_LINE else f"{place}:{number}"
-        message = getattr(error, "msg", str(error)).rstrip(".")
+        message = getattr(error, "msg", str(error)).splitlines()[0].rstrip(".")
+        if "malformed node" in message:  # Python's words for a name without quotes
+            message = "it is no number, quoted text, list, %MACRO or @function"
         raise ConfigError(
             f"{where}: gin cannot read {line!r} ({message}). Text needs quotes inside "
             "the shell's: --gin.PASSAGES='\"p.tsv\"'"

@@ -59,14 +59,14 @@ def test_more_passages_than_there_are_gives_them_all(art_jax, finished_run):
 
 
 @pytest.mark.parametrize("part", ["index", "retriever", "evidence"])
-def test_a_flipped_bit_ends_in_4_and_names_the_file(
-    art_jax, finished_run, tmp_path, part
-):
+def test_damage_ends_in_4_and_names_the_file(art_jax, finished_run, tmp_path, part):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     files = [path for path in (run / part).rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
+    if part == "evidence":  # only its sizes are checked: it may have 20 GB
+        del content[-1]
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     code, out, err = art_jax("search", run, "food3")

@@ -1,0 +1,89 @@
+import pathlib
+
+import pytest
+
+from art_jax.cli import gin_flags
+from art_jax.cli.gin_flags import check_macros, find_gin_file, rewrite_gin_flags
+from art_jax.errors import ConfigError
+
+
+def check(tmp_path, text, *bindings):
+    path = tmp_path / "run.gin"
+    path.write_text(text)
+    check_macros([str(path)], bindings, [tmp_path])
+
+
+def test_gin_flags_become_bindings_as_in_t5x():
+    assert rewrite_gin_flags(
+        ["train", "--gin_file=a.gin", "--gin.A='x=y'", "--gin.a/b.C.d=%E"]
+    ) == [
+        "train",
+        "--gin_file=a.gin",
+        "--gin_bindings=A = 'x=y'",
+        "--gin_bindings=a/b.C.d = %E",
+    ]
+
+
+def test_macros_that_are_bound_and_read_pass(tmp_path):
+    check(tmp_path, "A = 1\nB = %A\nf.x = (%B, {'k': %A})\nf:\n  y = %gin.REQUIRED\n")
+
+
+def test_a_misspelt_macro_in_a_file_is_named_with_its_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"run.gin:2: nothing reads .* TRIAN_STEPS"):
+        check(tmp_path, "TRAIN_STEPS = 1\nTRIAN_STEPS = 2\nf.x = %TRAIN_STEPS\n")
+
+
+def test_a_macro_nobody_binds_is_named_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="%TRIAN is read .* Did you mean TRAIN?"):
+        check(tmp_path, "TRAIN = 1\nf.x = %TRIAN\nf.y = %TRAIN\n")
+
+
+def test_required_macros_are_asked_for_all_at_once(tmp_path):
+    text = "A = %gin.REQUIRED\nB = %gin.REQUIRED\nC = 1\nf.x = (%A, %B, %C)\n"
+    with pytest.raises(ConfigError, match="run.gin needs A, B: give each a value"):
+        check(tmp_path, text)
+    with pytest.raises(ConfigError, match="run.gin needs B: give each a value"):
+        check(tmp_path, text, "A = 1")
+    check(tmp_path, text, "A = 1", "B = None")
+
+
+def test_the_last_binding_decides_whether_a_macro_is_required(tmp_path):
+    (tmp_path / "base.gin").write_text("A = 1\nf.x = %A\n")
+    with pytest.raises(ConfigError, match="needs A"):
+        check(tmp_path, "include 'base.gin'\nA = %gin.REQUIRED\n")
+    check(tmp_path, "A = %gin.REQUIRED\ninclude 'base.gin'\n")
+
+
+def test_a_fault_in_an_included_file_is_placed_there(tmp_path):
+    (tmp_path / "base.gin").write_text("\nA = 1\n")
+    with pytest.raises(ConfigError, match=r"base.gin:2: nothing reads the macro A"):
+        check(tmp_path, "include 'base.gin'\n")
+    with pytest.raises(ConfigError, match="there is no gin file other.gin"):
+        check(tmp_path, "include 'other.gin'\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("f.x = 1\nf.y = some/file\n", "run.gin:2: gin cannot read 'f.y = some/file'"),
+        ("f.x = 'open\n", "run.gin:1: gin cannot read"),
+        ("f.x = (1,\n", "run.gin:.*: gin cannot read"),
+        ("f.x\n", "run.gin:1: gin cannot read 'f.x'"),
+    ],
+)
+def test_what_gin_cannot_read_is_shown_with_its_line(tmp_path, text, place):
+    with pytest.raises(ConfigError, match=f"{place}.*Text needs quotes"):
+        check(tmp_path, text)
+
+
+def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "gin/runs/quickstart.gin"
+    assert find_gin_file(name, gin_flags.PACKAGE_ROOTS).is_file()
+    with pytest.raises(ConfigError, match="no gin file gin/runs/nowhere.gin: looked"):
+        find_gin_file("gin/runs/nowhere.gin", gin_flags.PACKAGE_ROOTS)
+    own = pathlib.Path("gin/runs")
+    own.mkdir(parents=True)
+    (own / "quickstart.gin").touch()
+    found = find_gin_file(name, gin_flags.PACKAGE_ROOTS)
+    assert found.resolve() == (tmp_path / name).resolve()
