@@ -22,7 +22,8 @@ from absl import logging
 from art_jax import atomic, manifest, partitioning
 from art_jax.errors import ConfigError, CorruptError
 
-_NAME = re.compile(r"checkpoint_(\d+)")
+_NAME = re.compile(r"checkpoint_(0|[1-9][0-9]*)")
+_SET_ASIDE = re.compile(rf"\.({_NAME.pattern})\.replaced")
 
 
 def all_steps(directory: pathlib.Path) -> list[int]:
@@ -30,7 +31,8 @@ def all_steps(directory: pathlib.Path) -> list[int]:
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         return []
-    matches = (_NAME.fullmatch(path.name) for path in directory.iterdir())
+    folders = (path.name for path in directory.iterdir() if path.is_dir())
+    matches = map(_NAME.fullmatch, folders)
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -100,11 +102,12 @@ def read_info(directory: pathlib.Path, *, step: int | None = None) -> dict | Non
         CorruptError: there are checkpoints and every one is damaged, or that of
             `step` is damaged or gone.
     """
+    directory = pathlib.Path(directory)
+    _recover(directory)
     if step is not None:
-        path = pathlib.Path(directory) / f"checkpoint_{step}"
+        path = directory / f"checkpoint_{step}"
         manifest.verify_manifest(path)
         return json.loads((path / "run.json").read_text(encoding="utf-8"))
-    directory = pathlib.Path(directory)
     steps = all_steps(directory)
     for step in reversed(steps):
         path = directory / f"checkpoint_{step}"
@@ -170,6 +173,13 @@ def _remove_others(directory: pathlib.Path, steps: Collection[int]) -> None:
     for step in all_steps(directory):
         if step not in steps:
             atomic.remove_directory(directory / f"checkpoint_{step}")
+
+
+def _recover(directory: pathlib.Path) -> None:
+    """Brings back steps that were being replaced when the run was killed."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    for match in filter(None, map(_SET_ASIDE.fullmatch, names)):
+        atomic.recover_directory(directory / match[1])
 
 
 def _shapes(tree: Any) -> dict:

@@ -1,0 +1,174 @@
+"""A saved retriever is one folder that comes back bit for bit or names its fault."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from art_jax import atomic, manifest, partitioning
+from art_jax.checkpoints import retriever
+from art_jax.data import tokenizers
+from art_jax.errors import ConfigError, CorruptError
+from art_jax.models.bert import BertConfig
+from art_jax.models.dual_encoder import DualEncoder
+
+TEXTS = ["a passage about tables", "a question about passages", "rows of a table"]
+
+
+def make_retriever(seed=0, hidden_size=8, training=None):
+    tokenizer = tokenizers.train_wordpiece(TEXTS, 60)
+    config = BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=hidden_size,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=8,
+        max_positions=16,
+    )
+    encoder = DualEncoder(config, pooling="mean")
+    params = jax.jit(encoder.init)(jax.random.key(seed))
+    return retriever.SavedRetriever(
+        encoder, params, tokenizer, 10, 16, training or {"step": 3}
+    )
+
+
+MADE = make_retriever()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    directory = tmp_path / "run" / "retriever"
+    retriever.save_retriever(directory, MADE)
+    return directory
+
+
+def change_config(directory, change):
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    manifest.write_manifest(directory, {"kind": "retriever"})
+
+
+def test_everything_comes_back(saved, mesh):
+    loaded = retriever.load_retriever(saved, mesh)
+    assert loaded.encoder == MADE.encoder
+    assert (loaded.max_query_tokens, loaded.max_passage_tokens) == (10, 16)
+    assert loaded.training == {"step": 3}
+    assert loaded.tokenizer.digest == MADE.tokenizer.digest
+    assert loaded.query_layout == MADE.query_layout
+    assert loaded.passage_layout == MADE.passage_layout
+    assert loaded.passage_layout.max_tokens == 16
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(MADE.params)
+    for got, want in zip(
+        jax.tree.leaves(loaded.params), jax.tree.leaves(MADE.params), strict=True
+    ):
+        assert got.sharding == partitioning.replicated(mesh)
+        assert got.dtype == want.dtype
+        assert np.asarray(got).tobytes() == np.asarray(want).tobytes()
+
+
+def test_what_was_loaded_is_saved_to_the_same_bytes(saved, tmp_path):
+    loaded = retriever.load_retriever(saved, partitioning.make_mesh(8))
+    retriever.save_retriever(tmp_path / "again", loaded)
+    assert manifest.read_manifest(tmp_path / "again") == manifest.read_manifest(saved)
+
+
+def test_it_is_found_in_its_run_too(saved):
+    assert retriever.find_retriever(saved) == saved
+    assert retriever.find_retriever(saved.parent) == saved
+
+
+def test_a_folder_without_one_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="holds no retriever"):
+            retriever.load_retriever(path, partitioning.make_mesh(1))
+
+
+def test_a_folder_of_hugging_face_is_not_one(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="holds no retriever"):
+        retriever.find_retriever(tmp_path)
+
+
+def test_every_damaged_or_missing_file_is_named(saved):
+    mesh = partitioning.make_mesh(1)
+    paths = sorted(path for path in saved.rglob("*") if path.is_file())
+    assert len(paths) >= 4
+    for path in paths:
+        before = path.read_bytes()
+        path.write_bytes(bytes([before[0] ^ 1]) + before[1:])
+        with pytest.raises(CorruptError, match=path.name):
+            retriever.load_retriever(saved, mesh)
+        path.unlink()
+        with pytest.raises(CorruptError, match=rf"{path.name}\D* missing"):
+            retriever.load_retriever(saved.parent, mesh)
+        path.write_bytes(before)
+    retriever.load_retriever(saved, mesh)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["encoder"]["config"].update(surprise=1),
+        lambda config: config["encoder"].update(surprise=1),
+        lambda config: config["encoder"].pop("config"),
+        lambda config: config.pop("encoder"),
+        lambda config: config.pop("max_query_tokens"),
+        lambda config: config.pop("training"),
+    ],
+)
+def test_a_config_of_another_version_is_refused(saved, change):
+    change_config(saved, change)
+    with pytest.raises(CorruptError, match="config.json"):
+        retriever.load_retriever(saved, partitioning.make_mesh(1))
+
+
+def test_weights_of_another_encoder_name_the_first_that_differ(saved):
+    def widen(config):
+        config["encoder"]["config"]["intermediate_size"] = 12
+
+    change_config(saved, widen)
+    with pytest.raises(ConfigError) as caught:
+        retriever.load_retriever(saved, partitioning.make_mesh(1))
+    message = str(caught.value)
+    # Two kernels and a bias a tower, two towers.
+    assert "6 arrays differ" in message
+    assert (
+        "passage/encoder/layers_0/mlp/wi/kernel: it has (8, 8), the encoder (8, 12)"
+        in message
+    )
+
+
+def test_missing_and_additional_arrays_are_named():
+    params = jax.tree.map(lambda leaf: leaf, MADE.params)
+    del params["query"]
+    params["surprise"] = {"kernel": np.zeros(2)}
+    with pytest.raises(ConfigError) as caught:
+        retriever.check_params(MADE.encoder, params, "somewhere")
+    message = str(caught.value)
+    assert message.startswith("somewhere holds another model")
+    assert "it has nothing, the encoder" in message
+    assert message.count("\n") == 6  # five arrays are enough to see which model it is
+    with pytest.raises(ConfigError, match="surprise/kernel.*the encoder nothing"):
+        retriever.check_params(
+            MADE.encoder, MADE.params | {"surprise": {"kernel": np.zeros(2)}}, "x"
+        )
+
+
+def test_a_kill_leaves_the_old_retriever(saved, monkeypatch):
+    mesh = partitioning.make_mesh(1)
+
+    def kill(path):
+        raise KeyboardInterrupt
+
+    new = make_retriever(seed=1, training={"step": 9})
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "finish_directory", kill)
+        with pytest.raises(KeyboardInterrupt):
+            retriever.save_retriever(saved, new)
+    assert retriever.load_retriever(saved, mesh).training == {"step": 3}
+    saved.rename(saved.with_name(".retriever.replaced"))
+    assert retriever.load_retriever(saved.parent, mesh).training == {"step": 3}
