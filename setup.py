@@ -8,6 +8,7 @@ ROOT = pathlib.Path(__file__).parent
 
 
 def read_version() -> str:
+    """Returns the version that art_jax/__init__.py states."""
     for line in (ROOT / "art_jax" / "__init__.py").read_text().splitlines():
         if line.startswith("__version__"):
             return line.split('"')[1]

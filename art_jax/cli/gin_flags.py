@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import logging
 import pathlib
 import tokenize
 from collections.abc import Sequence
@@ -77,6 +78,9 @@ def parse_gin(
     for root in roots:
         gin.add_config_file_search_path(str(root))
     check_macros(files, bindings, roots)
+    # gin logs an error for each root that an included file is not in.
+    root_logger = logging.getLogger()
+    root_logger.addFilter(_is_not_about_a_path)
     try:
         gin.parse_config_files_and_bindings(
             [str(find_gin_file(name, roots)) for name in files], list(bindings)
@@ -85,6 +89,12 @@ def parse_gin(
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"gin: {error}") from error
+    finally:
+        root_logger.removeFilter(_is_not_about_a_path)
+
+
+def _is_not_about_a_path(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Path not found")
 
 
 def call(function):

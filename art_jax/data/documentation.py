@@ -36,12 +36,42 @@ PACKAGES = ("numpy", "jax", "flax", "optax", "orbax.checkpoint", "tensorstore")
 # Importing these opens a browser or a window, prints, changes the interpreter or
 # starts something; none of them documents much.
 _SKIPPED_STDLIB = frozenset(
-    "antigravity this idlelib turtle turtledemo tkinter lib2to3 test __main__ "
-    "ensurepip venv msilib pip rlcompleter readline sitecustomize usercustomize".split()
+    (
+        "antigravity",
+        "this",
+        "idlelib",
+        "turtle",
+        "turtledemo",
+        "tkinter",
+        "lib2to3",
+        "test",
+        "__main__",
+        "ensurepip",
+        "venv",
+        "msilib",
+        "pip",
+        "rlcompleter",
+        "readline",
+        "sitecustomize",
+        "usercustomize",
+    )
 )
 _SKIPPED_PARTS = frozenset(
-    "tests test testing conftest __main__ _src example examples benchmarks f2py "
-    "distutils jax2tf tools".split()
+    (
+        "tests",
+        "test",
+        "testing",
+        "conftest",
+        "__main__",
+        "_src",
+        "example",
+        "examples",
+        "benchmarks",
+        "f2py",
+        "distutils",
+        "jax2tf",
+        "tools",
+    )
 )
 _MIN_SUMMARY_WORDS = 4
 _MIN_PASSAGE_WORDS = 20
@@ -151,8 +181,8 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 def split_summary(docstring: str) -> tuple[str, str]:
     """Returns a docstring's first sentence and what is left, both on one line.
 
-    >>> split_summary("Return true if the object is a module.\\n\\nModules have ...")
-    ('Return true if the object is a module.', 'Modules have ...')
+    "Return true if it is a module." and "Modules have ..." stand in one docstring,
+    with an empty line between; they come out as the two parts.
     """
     paragraphs = inspect.cleandoc(docstring).split("\n\n", 1)
     first = " ".join(paragraphs[0].split())

@@ -21,7 +21,7 @@ QuestionFile = str | os.PathLike | Callable[[], str | os.PathLike]
 
 
 def data_root() -> pathlib.Path:
-    """Where the data sets that registered tasks read are: $ART_JAX_DATA_DIR, or data."""
+    """Where the data sets of registered tasks are: $ART_JAX_DATA_DIR, or data."""
     return pathlib.Path(os.environ.get(DATA_DIR_VARIABLE) or "data")
 
 

@@ -168,9 +168,7 @@ def gather_rows(values: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
         is_here = is_here.reshape(is_here.shape + (1,) * (picked.ndim - 2))
         # Exactly one shard holds each row, so the sum over shards is that row.
         picked = jax.lax.psum(jnp.where(is_here, picked, 0), MODEL_AXIS)
-        return jax.lax.psum_scatter(
-            picked, DATA_AXIS, scatter_dimension=0, tiled=True
-        )
+        return jax.lax.psum_scatter(picked, DATA_AXIS, scatter_dimension=0, tiled=True)
 
     return jax.shard_map(
         gather_shard,

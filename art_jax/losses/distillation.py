@@ -47,7 +47,9 @@ def teacher_kl(
     if where is None:
         where = jnp.ones(retriever_scores.shape, bool)
     teacher_scores = jax.lax.stop_gradient(teacher_scores).astype(jnp.float32)
-    log_student = _log_softmax(retriever_scores.astype(jnp.float32) / temperature, where)
+    log_student = _log_softmax(
+        retriever_scores.astype(jnp.float32) / temperature, where
+    )
     log_teacher = _log_softmax(teacher_scores * teacher_scale, where)
     terms = jnp.exp(log_teacher) * (log_teacher - log_student)
     return jnp.sum(jnp.where(where, terms, 0.0), axis=-1)

@@ -173,7 +173,10 @@ def sample_pairs(
     for row in rows:
         start, stop = tokens.offsets[row], tokens.offsets[row + 1]
         title_end = start + tokens.title_lengths[row]
-        title, text = tokens.token_ids[start:title_end], tokens.token_ids[title_end:stop]
+        title, text = (
+            tokens.token_ids[start:title_end],
+            tokens.token_ids[title_end:stop],
+        )
         titles.append(title)
         if len(title) and rng.random() < title_probability:
             queries.append(title)

@@ -75,7 +75,9 @@ class QueryLikelihoodTeacher:
             counts += np.bincount(part, minlength=vocab_size)
         counts[:2] = 0
         if not counts.any():
-            raise ConfigError("the evidence holds no known word: nothing can be scored.")
+            raise ConfigError(
+                "the evidence holds no known word: nothing can be scored."
+            )
         with np.errstate(divide="ignore"):
             log_collection = np.log(counts / counts.sum())
         return {"log_collection": log_collection.astype(np.float32)}

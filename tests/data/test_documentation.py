@@ -15,7 +15,11 @@ from art_jax.data.questions import read_questions
         ("Return true.\n\nIt   is\nso.", "Return true.", "It is so."),
         ("One. Two more\nwords here.", "One.", "Two more words here."),
         ("No full stop\n\n  Rest", "No full stop", "Rest"),
-        ("Use numpy.sum, e.g. here. Then rest.", "Use numpy.sum, e.g. here.", "Then rest."),
+        (
+            "Use numpy.sum, e.g. here. Then rest.",
+            "Use numpy.sum, e.g. here.",
+            "Then rest.",
+        ),
         ("Only a summary.", "Only a summary.", ""),
     ],
 )
@@ -46,7 +50,9 @@ def test_training_questions_do_not_say_what_is_right(corpus):
 
 
 def test_splits_are_disjoint_and_sized(corpus):
-    splits = [{q.text for q in split} for split in (corpus.train, corpus.dev, corpus.test)]
+    splits = [
+        {q.text for q in split} for split in (corpus.train, corpus.dev, corpus.test)
+    ]
     assert len(set.union(*splits)) == sum(map(len, splits))
     assert [len(splits[1]), len(splits[2])] == [10, 20]
 

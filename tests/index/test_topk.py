@@ -99,7 +99,9 @@ def test_blocks_change_nothing(num_rows, block_rows, seed):
 def test_nan_is_an_error_that_names_the_row(mesh):
     table = small_integers(6, 20, 4)
     table[13, 2] = np.nan
-    found = topk.build_search(mesh, k=3)(small_integers(7, 2, 4), place(table, mesh), 20)
+    found = topk.build_search(mesh, k=3)(
+        small_integers(7, 2, 4), place(table, mesh), 20
+    )
     with pytest.raises(ValueError, match="query 0 and row 13"):
         topk.check_finite(np.asarray(found.scores), np.asarray(found.rows))
 
