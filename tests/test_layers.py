@@ -35,7 +35,7 @@ ORDER = {
 TOP = {"errors", "atomic", "manifest", "types", "partitioning"}
 
 # The one place that imports TensorFlow and SeqIO, and all modules that need them as
-# soon as they are imported: SeqIO's own, and the verb that evaluates through it.
+# soon as they are imported: SeqIO's own, and the verbs that evaluate through it.
 HOST_TENSORFLOW = "art_jax.data.host_tensorflow"
 NEEDS_TENSORFLOW = {
     "art_jax.data.host_tensorflow",
@@ -44,6 +44,7 @@ NEEDS_TENSORFLOW = {
     "art_jax.data.vocabularies",
     "art_jax.evaluation.evaluator",
     "art_jax.cli.evaluate",
+    "art_jax.cli.quickstart",
 }
 
 # Modules without a test file of their own, and why.
