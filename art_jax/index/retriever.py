@@ -59,7 +59,7 @@ class Retriever:
                 f"{run} holds no index: make one with `art-jax embed {run}`."
             )
         table = load_table(run / "index", mesh)
-        evidence = load_evidence(run / "evidence")
+        evidence = load_evidence(run / "evidence", verify=True)
         if table.evidence_digest != evidence.digest:
             raise ConfigError(
                 f"{run / 'index'} was made from other passages than "
