@@ -39,9 +39,7 @@ def watch_signals() -> Iterator[None]:
     finally:
         _received.clear()
         for number, handler in before.items():
-            # None: a handler that was not set from Python, such as the one that
-            # jax.distributed sets, which cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
 
 
 def poll() -> None:
