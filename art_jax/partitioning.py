@@ -5,6 +5,7 @@ of the evidence (embeddings, tokens) are split over both, so that every device h
 equal share of them whatever the model's parallelism.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -132,8 +133,7 @@ def to_host(array: jax.Array) -> np.ndarray:
     """Returns a global array whole on every process. Collective: all must call it."""
     if array.is_fully_addressable:
         return np.asarray(array)
-    mesh = array.sharding.mesh
-    gathered = jax.jit(lambda x: x, out_shardings=replicated(mesh))(array)
+    gathered = _build_replicate(array.sharding.mesh)(array)
     return np.asarray(gathered.addressable_data(0))
 
 
@@ -158,6 +158,11 @@ def logical_sharding(axes: Sequence[str | None], mesh: Mesh) -> NamedSharding:
             used |= mesh_axes
             spec.append(target)
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+@functools.lru_cache(maxsize=16)
+def _build_replicate(mesh: Mesh):
+    return jax.jit(lambda array: array, out_shardings=replicated(mesh))
 
 
 def barrier(name: str) -> None:

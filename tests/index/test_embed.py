@@ -209,6 +209,21 @@ def test_no_rows_are_no_batches():
     assert list(batches) == []
 
 
+def test_devices_do_not_wait_for_each_other():
+    mesh = partitioning.make_mesh(2)
+    held = rows.place_rows(TOKENS, LAYOUT, mesh)
+    chunk = plan(held, mesh, 30)[0]
+    table = partitioning.put_global(
+        np.zeros((46, 5), np.float32), partitioning.row_sharding(mesh)
+    )
+    write = embed._build_write(toy_encode, mesh)
+    tokens = held.chunk(chunk.local_rows, chunk.length)
+    program = write.lower(jnp.asarray(WEIGHTS), tokens, chunk.local_rows, table)
+    text = program.compile().as_text()
+    for collective in ("all-reduce", "all-gather", "collective", "all-to-all"):
+        assert collective not in text
+
+
 def test_embedding_twice_compiles_once():
     traces = []
 
