@@ -17,6 +17,7 @@ from art_jax.data.layouts import (
     layout_token_lists,
     make_token_table,
 )
+from art_jax.errors import ConfigError
 from art_jax.losses import contrastive
 from art_jax.methods.workspace import RETRIEVER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
@@ -132,9 +133,10 @@ class Ict:
             titles_B = batch["title_numbers"]
             is_other_BB = titles_B[:, None] != titles_B[None, :]
             where_BB = is_other_BB | jnp.eye(len(titles_B), dtype=bool)
+        temperature = self.temperature
         nll = functools.partial(
             contrastive.in_batch_nll,
-            temperature=self.temperature or encoder.width**0.5,
+            temperature=encoder.width**0.5 if temperature is None else temperature,
             where=where_BB,
         )
         losses_B = nll(queries_BD, passages_BD)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from art_jax.data.layouts import make_token_table
+from art_jax.errors import ConfigError
 from art_jax.methods import ict
 
 STOP = 9  # The token that ends a sentence.
@@ -113,3 +114,8 @@ def test_passages_of_one_title_are_no_negatives():
         Identity(), {"scale": jnp.float32(1)}, batch([5, 5]), jax.random.key(0)
     )
     np.testing.assert_allclose(loss, 0.0, atol=1e-6)
+
+
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(ConfigError, match="temperature is 0"):
+        ict.Ict(temperature=0)
