@@ -58,6 +58,10 @@ class Ict:
     temperature: float | None = None
     dropout: bool = True
 
+    def __post_init__(self):
+        if self.temperature is not None and self.temperature <= 0:
+            raise ConfigError(f"ICT's temperature is {self.temperature}: above 0.")
+
     def check(self, workspace: Workspace, batch_size: int) -> None:
         """Raises ConfigError where `bind` would for want of passages."""
         workspace.check_batch_size(batch_size)
