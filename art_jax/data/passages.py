@@ -70,7 +70,9 @@ def read_passages(
         is_empty_file = False
         check_passage(passage, path, number, allow_empty_text=allow_empty_text)
         if not seen_ids.add(passage.passage_id):
-            check_first_use(path, passage.passage_id, number)
+            text_files.check_first_use(
+                path, make_passage_parser(path), "passage", passage.passage_id, number
+            )
         yield passage
     if is_empty_file:
         raise DataError("the file holds no passages. Give at least one.", path)
@@ -140,29 +142,6 @@ def check_passage(
         path,
         number,
     )
-
-
-def check_first_use(path: str | os.PathLike, passage_id: str, number: int) -> None:
-    """Reads the file again up to line `number` and raises if the id was used before.
-
-    The set of seen ids keeps hashes alone; this tells a true repetition from two ids
-    of equal hash, and where the first use was.
-
-    Raises:
-        DataError: naming both lines.
-    """
-    parse = make_passage_parser(path)
-    for earlier, line in text_files.read_raw_lines(path):
-        if earlier >= number:
-            return
-        passage = parse(text_files.decode_line(line, path, earlier), earlier)
-        if passage is not None and passage.passage_id == passage_id:
-            raise DataError(
-                f"the id {passage_id!r} is given twice, first on line {earlier}. "
-                "Each passage needs its own.",
-                path,
-                number,
-            )
 
 
 def make_passage_parser(

@@ -74,7 +74,13 @@ def read_questions(path: str | os.PathLike) -> Iterator[Question]:
         is_empty_file = False
         check_question(question, path, number)
         if not seen_ids.add(question.question_id):
-            check_first_use(path, question.question_id, number)
+            text_files.check_first_use(
+                path,
+                make_question_parser(path),
+                "question",
+                question.question_id,
+                number,
+            )
         yield question
     if is_empty_file:
         raise DataError("the file holds no questions. Give at least one.", path)
@@ -128,26 +134,6 @@ def check_question(
         raise DataError(
             "the question is empty. Give it text or take the line out.", path, number
         )
-
-
-def check_first_use(path: str | os.PathLike, question_id: str, number: int) -> None:
-    """Reads the file again up to line `number` and raises if the id was used before.
-
-    Raises:
-        DataError: naming both lines.
-    """
-    parse = make_question_parser(path)
-    for earlier, line in text_files.read_raw_lines(path):
-        if earlier >= number:
-            return
-        question = parse(text_files.decode_line(line, path, earlier), earlier)
-        if question is not None and question.question_id == question_id:
-            raise DataError(
-                f"the id {question_id!r} is given twice, first on line {earlier}. "
-                "Each question needs its own.",
-                path,
-                number,
-            )
 
 
 def make_question_parser(

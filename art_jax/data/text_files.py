@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
 from art_jax.errors import DataError
@@ -235,6 +235,41 @@ def is_visible(text: str) -> bool:
     a tokeniser drops all of them.
     """
     return any(letter.isprintable() and not letter.isspace() for letter in text)
+
+
+def check_first_use(
+    path: str | os.PathLike,
+    parse: Callable[[str, int], Any],
+    kind: str,
+    given_id: str,
+    number: int,
+) -> None:
+    """Reads the file again up to line `number` and raises if the id was used before.
+
+    The set of seen ids keeps hashes alone; this tells a true repetition from two ids
+    of equal hash, and where the first use was.
+
+    Args:
+        path: of the file.
+        parse: (line, number) -> a row, or None for a header.
+        kind: of its rows, "passage" or "question"; the row's `<kind>_id` is its id.
+        given_id: that seems to be given twice.
+        number: of the line where it was seen now.
+
+    Raises:
+        DataError: naming both lines.
+    """
+    for earlier, line in read_raw_lines(path):
+        if earlier >= number:
+            return
+        row = parse(decode_line(line, path, earlier), earlier)
+        if row is not None and getattr(row, f"{kind}_id") == given_id:
+            raise DataError(
+                f"the id {given_id!r} is given twice, first on line {earlier}. "
+                f"Each {kind} needs its own.",
+                path,
+                number,
+            )
 
 
 @contextlib.contextmanager
