@@ -1,0 +1,134 @@
+"""Tensors that stay in their file until a part of them is asked for.
+
+A model may be larger than a host's memory, so the readers of every format return
+trees of `FileTensor`s: shapes and dtypes at once, values a tensor at a time.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from art_jax import partitioning
+
+Index = tuple[slice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTensor:
+    """A tensor in a file; `np.asarray` reads it whole.
+
+    shape: its sizes.
+    dtype: as the file holds it.
+    read: given slices with step 1, one an axis, returns that part.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[Index], np.ndarray] = dataclasses.field(repr=False)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def T(self) -> "FileTensor":  # noqa: N802 (NumPy's name)
+        """The tensor with its axes in reverse order, still unread."""
+        return FileTensor(
+            self.shape[::-1], self.dtype, lambda index: self.read(index[::-1]).T
+        )
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """The whole tensor, in C order."""
+        if copy is False:
+            raise ValueError("a tensor in a file cannot be read without a copy.")
+        whole = tuple(slice(0, size) for size in self.shape)
+        return np.ascontiguousarray(self.read(whole), dtype)
+
+
+def from_array(array: np.ndarray) -> FileTensor:
+    """Returns an array in memory as a `FileTensor`."""
+    array = np.asarray(array)
+    return FileTensor(array.shape, array.dtype, array.__getitem__)
+
+
+def derived(
+    source: FileTensor,
+    shape: tuple[int, ...],
+    compute: Callable[[np.ndarray], np.ndarray],
+) -> FileTensor:
+    """Returns what is computed from a tensor, unread; each part reads all of it.
+
+    Args:
+        source: the tensor in the file.
+        shape: of the result.
+        compute: makes the result, of the source's dtype, from the source's values.
+    """
+    return FileTensor(
+        shape, source.dtype, lambda index: compute(np.asarray(source))[index]
+    )
+
+
+def to_host(tree: Any, dtype: str | None = None) -> Any:
+    """Returns a tree of tensors, read whole, as NumPy arrays in C order.
+
+    Args:
+        tree: of `FileTensor`s and arrays.
+        dtype: to cast to; None: as the files have them.
+    """
+    return jax.tree.map(lambda leaf: _cast(np.asarray(leaf), dtype), tree)
+
+
+def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
+    """Returns a tree of tensors laid out on devices, read one after the other.
+
+    Each process reads the parts its devices hold; host memory holds one tensor at a
+    time, however large the model is.
+
+    Args:
+        tree: of `FileTensor`s and arrays.
+        shardings: how to lay them out: one NamedSharding for all, or a tree.
+        dtype: to cast to; None: as the files have them.
+
+    Raises:
+        ValueError: a sharding does not divide a shape.
+    """
+    if isinstance(shardings, NamedSharding):
+        sharding = shardings
+        shardings = jax.tree.map(lambda _: sharding, tree)
+
+    def put(leaf, sharding: NamedSharding) -> jax.Array:
+        is_unread = isinstance(leaf, FileTensor)
+        read = leaf.read if is_unread else np.asarray(leaf).__getitem__
+        parts: dict[tuple, np.ndarray] = {}
+
+        def part(index: Index) -> np.ndarray:
+            # Devices that hold the same part share one reading of it.
+            index = tuple(
+                slice(*item.indices(size)[:2])
+                for item, size in zip(index, leaf.shape, strict=True)
+            )
+            key = tuple((item.start, item.stop) for item in index)
+            if key not in parts:
+                parts[key] = _cast(np.ascontiguousarray(read(index)), dtype)
+            return parts[key]
+
+        array = partitioning.make_array(leaf.shape, sharding, part)
+        # The copy to the devices may still be reading from host memory, and the next
+        # tensor must not join this one there.
+        return array.block_until_ready()
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def _cast(array: np.ndarray, dtype: str | None) -> np.ndarray:
+    return array if dtype is None else array.astype(dtype, copy=False)
