@@ -55,10 +55,18 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        "parquet": ["pyarrow"],
         "scann": [
             "scann==1.4.2; sys_platform == 'linux' and platform_machine == 'x86_64'"
         ],
-        "test": ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+        "test": [
+            "hypothesis",
+            "pyarrow",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+        ],
     },
     entry_points={"console_scripts": ["art-jax = art_jax.cli.main:main"]},
 )

@@ -9,6 +9,7 @@ import tensorstore as ts
 from jax.sharding import Mesh
 
 from art_jax import atomic, manifest, partitioning
+from art_jax.checkpoints.tensors import FileTensor
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.index import topk
 from art_jax.types import SearchResults
@@ -125,32 +126,16 @@ def load_table(
     Raises:
         CorruptError: a file is missing, damaged, or of another version.
     """
-    directory = pathlib.Path(directory)
-    atomic.recover_directory(directory)
-    description = manifest.verify_manifest(directory, check_digests=verify)["extra"]
-    if description.get("kind") != "embedding_table":
-        raise CorruptError(f"{directory} does not hold an embedding table.")
-    if description["format_version"] != FORMAT_VERSION:
-        raise CorruptError(
-            f"{directory} was written in format {description['format_version']}; this "
-            f"art_jax reads format {FORMAT_VERSION}: embed the evidence again."
-        )
-    num_rows = description["num_rows"]
-    store = ts.open(_store_spec(directory), read=True).result()
+    description, rows = open_rows(directory, verify=verify)
+    num_rows, width = rows.shape
     padded = partitioning.padded_rows(num_rows, mesh)
-    dtype = store.dtype.numpy_dtype
-    _, saved_rows, width = store.shape
 
     def read(index):
         start, stop, _ = index[0].indices(padded)
-        part = np.zeros((stop - start, width), dtype)
+        part = np.zeros((stop - start, width), rows.dtype)
         stop = min(stop, num_rows)
-        # The shards it was saved in need not be those it is laid out in now.
-        for shard in range(start // saved_rows, -(-stop // saved_rows)):
-            first = max(start, shard * saved_rows)
-            last = min(stop, (shard + 1) * saved_rows)
-            within = slice(first - shard * saved_rows, last - shard * saved_rows)
-            part[first - start : last - start] = store[shard, within].read().result()
+        if start < stop:
+            part[: stop - start] = rows.read((slice(start, stop), slice(0, width)))
         return part
 
     embeddings = partitioning.make_array(
@@ -164,6 +149,48 @@ def load_table(
         evidence_digest=description["evidence_digest"],
         mesh=mesh,
     )
+
+
+def open_rows(
+    directory: pathlib.Path, *, verify: bool = True
+) -> tuple[dict, FileTensor]:
+    """Returns what `save_table` recorded and the table's rows, [N, D], unread.
+
+    Args:
+        directory: as given to `save_table`.
+        verify: compare every file with its digest first.
+
+    Raises:
+        CorruptError: a file is missing, damaged, or of another version.
+    """
+    directory = pathlib.Path(directory)
+    atomic.recover_directory(directory)
+    description = manifest.verify_manifest(directory, check_digests=verify)["extra"]
+    if description.get("kind") != "embedding_table":
+        raise CorruptError(f"{directory} does not hold an embedding table.")
+    if description["format_version"] != FORMAT_VERSION:
+        raise CorruptError(
+            f"{directory} was written in format {description['format_version']}; this "
+            f"art_jax reads format {FORMAT_VERSION}: embed the evidence again."
+        )
+    store = ts.open(_store_spec(directory), read=True).result()
+    _, rows_per_shard, width = store.shape
+
+    def read(index):
+        start, stop = index[0].start, index[0].stop
+        part = np.empty((stop - start, width), store.dtype.numpy_dtype)
+        # The shards it was saved in need not be those it is laid out in now.
+        for shard in range(start // rows_per_shard, -(-stop // rows_per_shard)):
+            first = max(start, shard * rows_per_shard)
+            last = min(stop, (shard + 1) * rows_per_shard)
+            within = slice(
+                first - shard * rows_per_shard, last - shard * rows_per_shard
+            )
+            part[first - start : last - start] = store[shard, within].read().result()
+        return part[:, index[1]]
+
+    shape = (description["num_rows"], width)
+    return description, FileTensor(shape, store.dtype.numpy_dtype, read)
 
 
 def _store_spec(directory: pathlib.Path) -> dict:
