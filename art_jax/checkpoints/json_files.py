@@ -1,0 +1,34 @@
+"""JSON that somebody else wrote: an object, or an error that names the file."""
+
+import json
+import os
+import pathlib
+
+from art_jax.errors import CorruptError
+
+_MAX_BYTES = 100_000_000
+
+
+def read_object(path: str | os.PathLike) -> dict:
+    """The object that a JSON file holds.
+
+    Raises:
+        CorruptError: the file cannot be read, is larger than 100 MB, is not JSON, is
+            nested too deep to be read, or holds something else than an object.
+    """
+    path = pathlib.Path(path)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptError(
+            f"{path} is not JSON that can be read ({error}): copy it again from its "
+            "source."
+        ) from error
+    if not isinstance(value, dict):
+        raise CorruptError(
+            f"{path} holds a {type(value).__name__} where a JSON object is needed: "
+            "copy it again from its source."
+        )
+    return value
