@@ -94,6 +94,14 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     return manifest
 
 
+def says(directory: str | os.PathLike, *, kind: str) -> bool:
+    """Whether a directory has a manifest, in good order, that says it is of a kind."""
+    try:
+        return read_manifest(directory)["extra"].get("kind") == kind
+    except CorruptError:
+        return False
+
+
 def verify_manifest(
     directory: str | os.PathLike, *, check_digests: bool = True
 ) -> dict[str, Any]:

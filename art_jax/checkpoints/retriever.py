@@ -17,6 +17,9 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from art_jax import atomic, manifest, partitioning
+from art_jax.checkpoints import pretrained
+from art_jax.checkpoints.pretrained import PretrainedRetriever
+from art_jax.checkpoints.tensor_files import open_safetensors
 from art_jax.data.layouts import Layout
 from art_jax.data.question_table import query_layout
 from art_jax.data.tokenizers import (
@@ -96,6 +99,25 @@ def load_retriever(directory: pathlib.Path, mesh: Mesh) -> SavedRetriever:
         CorruptError: a file is missing or damaged, or does not fit the others.
     """
     directory = find_retriever(directory)
+    found = open_retriever(directory)
+    encoder = pretrained.encoder_of(found)
+    return SavedRetriever(
+        encoder=encoder,
+        params=pretrained.load_params(found, encoder, mesh, directory),
+        tokenizer=found.tokenizer,
+        max_query_tokens=found.max_query_tokens,
+        max_passage_tokens=found.max_passage_tokens,
+        training=dict(found.training),
+    )
+
+
+def open_retriever(directory: pathlib.Path) -> PretrainedRetriever:
+    """Returns what a folder of `save_retriever` holds, verified, its arrays unread.
+
+    Raises:
+        CorruptError: a file is missing or damaged, or of another version.
+    """
+    directory = pathlib.Path(directory)
     manifest.verify_manifest(directory)
     config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
     try:
@@ -110,12 +132,21 @@ def load_retriever(directory: pathlib.Path, mesh: Mesh) -> SavedRetriever:
             f"{directory / _CONFIG} describes an encoder this art_jax does not "
             f"know ({error}): use the art_jax that wrote it, or a newer one."
         ) from error
-    flat = safetensors.numpy.load_file(directory / _PARAMS)
-    params = traverse_util.unflatten_dict(flat, sep="/")
-    check_params(encoder, params, directory)
-    return SavedRetriever(
-        encoder=encoder,
-        params=partitioning.put_tree(params, partitioning.replicated(mesh)),
+    flat = open_safetensors(directory / _PARAMS)
+    towers = traverse_util.unflatten_dict(flat, sep="/")
+    wanted = ["shared"] if encoder.shared else ["passage", "query"]
+    if sorted(towers) != wanted:
+        raise CorruptError(
+            f"{directory / _PARAMS} holds towers {', '.join(sorted(towers))}, where "
+            f"{_CONFIG} says tower {', '.join(wanted)}: they are of two retrievers."
+        )
+    return PretrainedRetriever(
+        format="a retriever of art_jax",
+        config=encoder.config,
+        towers=towers,
+        pooling=encoder.pooling,
+        normalize=encoder.normalize,
+        projection_dim=encoder.projection_dim,
         tokenizer=load_tokenizer(directory / "tokenizer"),
         training=training,
         **lengths,
@@ -131,9 +162,7 @@ def find_retriever(path: pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(path)
     for candidate in (path / "retriever", path):
         atomic.recover_directory(candidate)
-        names = (_CONFIG, _PARAMS, manifest.MANIFEST_NAME)
-        # Two of three: loading names the one that is gone.
-        if sum((candidate / name).exists() for name in names) >= 2:
+        if _is_retriever(candidate):
             return candidate
     raise ConfigError(
         f"{path} holds no retriever: give the MODEL_DIR of a finished `art-jax train`, "
@@ -141,28 +170,16 @@ def find_retriever(path: pathlib.Path) -> pathlib.Path:
     )
 
 
-def check_params(encoder: DualEncoder, params: Params, source: object) -> None:
-    """Raises ConfigError unless `params` are those of `encoder`, naming what differs.
+def holds_retriever(path: pathlib.Path) -> bool:
+    """Whether `find_retriever` finds one, be it damaged."""
+    return any(_is_retriever(folder) for folder in (path / "retriever", path))
 
-    Args:
-        encoder: what they must fit.
-        params: a tree of arrays.
-        source: where they came from, for the message.
-    """
-    wanted = jax.eval_shape(encoder.init, jax.random.key(0))
-    wanted = traverse_util.flatten_dict(wanted, sep="/")
-    held = traverse_util.flatten_dict(params, sep="/")
-    differences = [
-        f"{name}: it has {held[name].shape if name in held else 'nothing'}, "
-        f"the encoder {wanted[name].shape if name in wanted else 'nothing'}"
-        for name in sorted({*held, *wanted})
-        if name not in held
-        or name not in wanted
-        or held[name].shape != wanted[name].shape
-    ]
-    if differences:
-        shown = "\n  ".join(differences[:5])
-        raise ConfigError(
-            f"{source} holds another model; {len(differences)} arrays differ:\n  "
-            f"{shown}\nUse the encoder it was made with."
-        )
+
+def _is_retriever(folder: pathlib.Path) -> bool:
+    """Whether a folder is a retriever's; a file may be gone, which loading names."""
+    names = (_PARAMS, _CONFIG, manifest.MANIFEST_NAME)
+    params, config, listed = ((folder / name).exists() for name in names)
+    if params:
+        return config or listed
+    # Exports have a config.json and a manifest too.
+    return config and listed and manifest.says(folder, kind=_KIND)

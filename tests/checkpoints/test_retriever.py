@@ -8,6 +8,7 @@ import pytest
 
 from art_jax import atomic, manifest, partitioning
 from art_jax.checkpoints import retriever
+from art_jax.checkpoints.tensors import FileTensor
 from art_jax.data import tokenizers
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.models.bert import BertConfig
@@ -131,31 +132,34 @@ def test_weights_of_another_encoder_name_the_first_that_differ(saved):
         config["encoder"]["config"]["intermediate_size"] = 12
 
     change_config(saved, widen)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(CorruptError) as caught:
         retriever.load_retriever(saved, partitioning.make_mesh(1))
     message = str(caught.value)
-    # Two kernels and a bias a tower, two towers.
-    assert "6 arrays differ" in message
-    assert (
-        "passage/encoder/layers_0/mlp/wi/kernel: it has (8, 8), the encoder (8, 12)"
-        in message
-    )
+    # Two kernels and a bias.
+    assert "3 parameters do not fit" in message
+    assert "'encoder/layers_0/mlp/wi/bias': (8,) in the file, (12,) in" in message
 
 
-def test_missing_and_additional_arrays_are_named():
-    params = jax.tree.map(lambda leaf: leaf, MADE.params)
-    del params["query"]
-    params["surprise"] = {"kernel": np.zeros(2)}
-    with pytest.raises(ConfigError) as caught:
-        retriever.check_params(MADE.encoder, params, "somewhere")
-    message = str(caught.value)
-    assert message.startswith("somewhere holds another model")
-    assert "it has nothing, the encoder" in message
-    assert message.count("\n") == 6  # five arrays are enough to see which model it is
-    with pytest.raises(ConfigError, match="surprise/kernel.*the encoder nothing"):
-        retriever.check_params(
-            MADE.encoder, MADE.params | {"surprise": {"kernel": np.zeros(2)}}, "x"
-        )
+def test_towers_that_the_config_has_not_are_refused(saved):
+    change_config(saved, lambda config: config["encoder"].update(shared=True))
+    with pytest.raises(CorruptError, match="towers passage, query.*tower shared"):
+        retriever.load_retriever(saved, partitioning.make_mesh(1))
+
+
+def test_opening_leaves_the_arrays_in_their_file(saved):
+    found = retriever.open_retriever(saved)
+    leaves = jax.tree.leaves(found.towers)
+    assert all(isinstance(leaf, FileTensor) for leaf in leaves)
+    assert found.format == "a retriever of art_jax"
+
+
+def test_an_export_with_a_config_and_a_manifest_is_no_retriever(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    manifest.write_manifest(tmp_path, {"kind": "export"})
+    assert not retriever.holds_retriever(tmp_path)
+    # One of ours that lost its weights is, so that loading can say so.
+    manifest.write_manifest(tmp_path, {"kind": "retriever"})
+    assert retriever.holds_retriever(tmp_path)
 
 
 def test_a_kill_leaves_the_old_retriever(saved, monkeypatch):
