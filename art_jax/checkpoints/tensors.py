@@ -52,7 +52,7 @@ class FileTensor:
         if copy is False:
             raise ValueError("a tensor in a file cannot be read without a copy.")
         whole = tuple(slice(0, size) for size in self.shape)
-        return np.ascontiguousarray(self.read(whole), dtype)
+        return np.asarray(self.read(whole), dtype, order="C")
 
 
 def from_array(array: np.ndarray) -> FileTensor:
@@ -119,7 +119,7 @@ def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
             )
             key = tuple((item.start, item.stop) for item in index)
             if key not in parts:
-                parts[key] = _cast(np.ascontiguousarray(read(index)), dtype)
+                parts[key] = _cast(np.asarray(read(index), order="C"), dtype)
             return parts[key]
 
         array = partitioning.make_array(leaf.shape, sharding, part)

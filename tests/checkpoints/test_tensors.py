@@ -70,6 +70,13 @@ def test_each_device_reads_its_own_part_and_equal_parts_once():
     np.testing.assert_array_equal(np.asarray(array, np.float32), ARRAY)
 
 
+def test_a_single_value_has_no_axes(mesh):
+    tensor = tensors.from_array(np.int32(7))
+    held = tensors.to_devices(tensor, partitioning.replicated(mesh))
+    assert np.asarray(tensor).shape == held.shape == ()
+    assert (int(np.asarray(tensor)), int(held)) == (7, 7)
+
+
 def test_one_sharding_serves_a_whole_tree(mesh):
     tree = {"a": tensors.from_array(ARRAY).T, "b": {"c": ARRAY[0]}}
     held = tensors.to_devices(tree, partitioning.replicated(mesh))
