@@ -3,7 +3,8 @@
 The tree is T5X's (examples/t5, layers not scanned), so its checkpoints load by name:
 `token_embedder/embedding`, `encoder/layers_i/attention/query/kernel`, ...,
 `decoder/logits_dense/kernel` (v1.1 only). Queries are not divided by sqrt(head_dim);
-one table of relative position biases serves all layers of a stack.
+one table of relative position biases, `encoder/relpos_bias`, serves all layers of a
+stack, or each has its own, `encoder/layers_i/relpos_bias` (examples/scalable_t5).
 
 Differs from T5X in: padding queries are not masked (only keys are), so outputs at
 padding differ; they mean nothing in either.
@@ -42,6 +43,8 @@ class T5Config:
         dtype: of activations and matmuls; logits are float32 whatever this is.
         param_dtype: of fresh parameters; loaded ones keep their own.
         float32_attention_logits: compute attention logits and softmax in float32.
+        relpos_bias_per_layer: each layer has its own relative position biases, as in
+            models that T5X trained with scanned layers.
         remat: recompute each layer in the backward pass instead of keeping it.
     """
 
@@ -58,6 +61,7 @@ class T5Config:
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
     float32_attention_logits: bool = False
+    relpos_bias_per_layer: bool = False
     remat: bool = False
 
     def __post_init__(self):
@@ -271,7 +275,8 @@ class Encoder(nn.Module):
         # Argument 4 of the layer, itself being 0, is `deterministic`.
         layer = nn.remat(EncoderLayer, static_argnums=(4,))
         layer = layer if config.remat else EncoderLayer
-        self.relpos_bias = RelativeBias(config, bidirectional=True)
+        if not config.relpos_bias_per_layer:
+            self.relpos_bias = RelativeBias(config, bidirectional=True)
         self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
         self.encoder_norm = _norm(config)
         self.dropout = _dropout(config)
@@ -280,7 +285,8 @@ class Encoder(nn.Module):
         self, hidden: jax.Array, mask: jax.Array, deterministic: bool
     ) -> jax.Array:
         """Encodes hidden, [B, L, D], mask [B, 1, L or 1, L]; returns [B, L, D]."""
-        bias = self.relpos_bias(hidden.shape[1])
+        per_layer = self.config.relpos_bias_per_layer
+        bias = None if per_layer else self.relpos_bias(hidden.shape[1])
         hidden = self.dropout(hidden, deterministic=deterministic)
         for layer in self.layers:
             hidden = layer(hidden, mask, bias, deterministic)
@@ -298,7 +304,8 @@ class Decoder(nn.Module):
         # Argument 6 of the layer, itself being 0, is `deterministic`.
         layer = nn.remat(DecoderLayer, static_argnums=(6,))
         layer = layer if config.remat else DecoderLayer
-        self.relpos_bias = RelativeBias(config, bidirectional=False)
+        if not config.relpos_bias_per_layer:
+            self.relpos_bias = RelativeBias(config, bidirectional=False)
         self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _dropout(config)
@@ -314,7 +321,8 @@ class Decoder(nn.Module):
         deterministic: bool,
     ) -> jax.Array:
         """Decodes hidden, [B, T, D], beside encoded, [B, L, D]; returns [B, T, D]."""
-        bias = self.relpos_bias(hidden.shape[1])
+        per_layer = self.config.relpos_bias_per_layer
+        bias = None if per_layer else self.relpos_bias(hidden.shape[1])
         hidden = self.dropout(hidden, deterministic=deterministic)
         for layer in self.layers:
             hidden = layer(hidden, encoded, self_mask, cross_mask, bias, deterministic)
@@ -328,10 +336,16 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: jax.Array, mask: jax.Array, bias: jax.Array, deterministic: bool
+        self,
+        hidden: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array | None,
+        deterministic: bool,
     ) -> jax.Array:
-        """One layer; hidden [B, L, D] to [B, L, D]."""
+        """One layer; hidden [B, L, D] to [B, L, D]; bias None: it has its own."""
         dropout = _dropout(self.config, deterministic)
+        if bias is None:
+            bias = _own_bias(self.config, hidden, bidirectional=True)
         inputs = _norm(self.config, name="pre_attention_layer_norm")(hidden)
         attention = _attention(self.config, name="attention")
         hidden += dropout(attention(inputs, inputs, mask, bias, deterministic))
@@ -351,11 +365,13 @@ class DecoderLayer(nn.Module):
         encoded: jax.Array,
         self_mask: jax.Array,
         cross_mask: jax.Array,
-        bias: jax.Array,
+        bias: jax.Array | None,
         deterministic: bool,
     ) -> jax.Array:
-        """One layer; hidden [B, T, D] to [B, T, D]."""
+        """One layer; hidden [B, T, D] to [B, T, D]; bias None: it has its own."""
         dropout = _dropout(self.config, deterministic)
+        if bias is None:
+            bias = _own_bias(self.config, hidden, bidirectional=False)
         inputs = _norm(self.config, name="pre_self_attention_layer_norm")(hidden)
         attention = _attention(self.config, name="self_attention")
         hidden += dropout(attention(inputs, inputs, self_mask, bias, deterministic))
@@ -508,6 +524,11 @@ def _float32_logits(hidden: jax.Array, matrix: jax.Array, contract: int) -> jax.
 
 def _fan_in(scale: float = 1.0):
     return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+
+
+def _own_bias(config: T5Config, hidden: jax.Array, bidirectional: bool) -> jax.Array:
+    """A layer's own bias between the positions of hidden, [B, L, D]."""
+    return RelativeBias(config, bidirectional, name="relpos_bias")(hidden.shape[1])
 
 
 def _dense(config: T5Config, features: int, name: str) -> layers.Dense:
