@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from art_jax import partitioning
-from art_jax.checkpoints import huggingface, t5x
+from art_jax.checkpoints import huggingface, t5x, tensors
 from art_jax.data.layouts import Layout, TokenTable
 from art_jax.data.tokenizers import SentencePieceTokenizer, load_sentencepiece
 from art_jax.errors import ConfigError
@@ -107,7 +107,8 @@ class T5Teacher:
         """Returns the parameters of `checkpoint_path`, in `param_dtype`, on the mesh.
 
         They are split over the mesh's model axis as T5X splits them, and whole on
-        every device where it has one place.
+        every device where it has one place. They go to the devices one after the
+        other: host memory holds one of them, however large the model is.
 
         Args:
             tokens: of the evidence; not read.
@@ -120,23 +121,15 @@ class T5Teacher:
             CorruptError: a file is missing or damaged.
         """
         del tokens, tokenizer
-        found, params = self._weights_form().load_t5(self.checkpoint_path)
+        found, params = self._weights_form().open_t5(self.checkpoint_path)
         _require_same_sizes(found, self.config, self.checkpoint_path)
-        axes = layers.param_axes(params)
-
-        def put(leaf: np.ndarray, names) -> jax.Array:
-            sharding = partitioning.logical_sharding(names, mesh)
-            leaf = np.asarray(leaf).astype(self.param_dtype)
-            try:
-                return partitioning.put_global(leaf, sharding)
-            except ValueError as error:
-                raise ConfigError(
-                    f"MODEL_PARALLELISM {mesh.shape[partitioning.MODEL_AXIS]} does not "
-                    f"divide a parameter of shape {leaf.shape}: choose a divisor of "
-                    f"the number of heads, {self.config.num_heads}."
-                ) from error
-
-        return jax.tree.map(put, params, axes)
+        shardings = jax.tree.map(
+            lambda _, axes: partitioning.logical_sharding(axes, mesh),
+            params,
+            layers.param_axes(params),
+        )
+        _require_even_shards(params, shardings, self.config.num_heads)
+        return tensors.to_devices(params, shardings, self.param_dtype)
 
     def _weights_form(self):
         """Returns the module that reads `checkpoint_path`."""
@@ -253,8 +246,25 @@ def _require_same_sizes(found: T5Config, wanted: T5Config, source: object) -> No
     if differences:
         raise ConfigError(
             f"{source} holds another T5 than the teacher's config: its "
-            f"{', its '.join(differences)}. Include the gin/models file of its size."
+            f"{', its '.join(differences)}. Include the gin/models file of its size, "
+            "or set these fields."
         )
+
+
+def _require_even_shards(params: Params, shardings: Params, num_heads: int) -> None:
+    """Raises ConfigError where the mesh's model axis does not divide a parameter."""
+
+    def require(leaf, sharding: NamedSharding) -> None:
+        try:
+            sharding.shard_shape(leaf.shape)
+        except ValueError as error:
+            raise ConfigError(
+                f"MODEL_PARALLELISM {sharding.mesh.shape[partitioning.MODEL_AXIS]} "
+                f"does not divide a parameter of shape {leaf.shape}: choose a divisor "
+                f"of the number of heads, {num_heads}."
+            ) from error
+
+    jax.tree.map(require, params, shardings)
 
 
 def score_pairs(

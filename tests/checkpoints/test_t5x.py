@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from art_jax.checkpoints import t5x
+from art_jax.checkpoints import t5x, tensors
 from art_jax.checkpoints.param_shapes import shapes_by_path
 from art_jax.errors import ConfigError, CorruptError
 
@@ -46,8 +46,12 @@ def raw(name, dtype, version="v1_1_f32"):
     return np.frombuffer(gzip.decompress(chunk.read_bytes()), dtype)
 
 
+def read(folder):
+    return tensors.to_host(t5x.open_t5x(folder))
+
+
 def test_a_checkpoint_holds_its_step_and_its_arrays():
-    tree = t5x.read_t5x(GOLDEN / "v1_1_f32" / "checkpoint_1234")
+    tree = read(GOLDEN / "v1_1_f32" / "checkpoint_1234")
     step = tree["state"]["step"]
     assert (step, step.dtype, step.shape) == (1234, np.int32, ())
     norm = tree["target"]["encoder"]["encoder_norm"]["scale"]
@@ -58,7 +62,7 @@ def test_a_checkpoint_holds_its_step_and_its_arrays():
 
 
 def test_bfloat16_arrays_stay_bfloat16():
-    _, params = t5x.load_t5(GOLDEN / "v1_1_bf16" / "checkpoint_1234")
+    _, params = t5x.open_t5(GOLDEN / "v1_1_bf16" / "checkpoint_1234")
     norm = params["encoder"]["encoder_norm"]["scale"]
     assert norm.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(norm, raw(NORM, ml_dtypes.bfloat16, "v1_1_bf16"))
@@ -66,7 +70,7 @@ def test_bfloat16_arrays_stay_bfloat16():
 
 @pytest.mark.parametrize("version", ["v1_1", "v1_0"])
 def test_the_config_follows_from_the_arrays(version):
-    config, _ = t5x.load_t5(
+    config, _ = t5x.open_t5(
         GOLDEN / f"{version}_f32" / "checkpoint_1234", dtype="float32"
     )
     first = version == "v1_0"
@@ -109,8 +113,8 @@ def test_older_spellings_are_read(checkpoint, spell):
     if spell is put_inline:
         for folder in checkpoint.glob("target.*"):
             shutil.rmtree(folder)
-    _, params = t5x.load_t5(checkpoint)
-    want = t5x.load_t5(GOLDEN / "v1_1_f32" / "checkpoint_1234")[1]
+    _, params = t5x.open_t5(checkpoint)
+    want = t5x.open_t5(GOLDEN / "v1_1_f32" / "checkpoint_1234")[1]
     got_leaves, want_leaves = (dict(arrays_by_path(tree)) for tree in (params, want))
     assert got_leaves.keys() == want_leaves.keys()
     for path, leaf in want_leaves.items():
@@ -134,13 +138,13 @@ def chunk_of(checkpoint, name):
 def test_a_missing_chunk_is_named_and_not_read_as_zeros(checkpoint):
     chunk_of(checkpoint, NORM).unlink()
     with pytest.raises(CorruptError, match=NORM):
-        t5x.read_t5x(checkpoint)
+        read(checkpoint)
 
 
 def test_a_missing_array_is_named(checkpoint):
     shutil.rmtree(checkpoint / KERNEL)
     with pytest.raises(CorruptError, match=KERNEL):
-        t5x.read_t5x(checkpoint)
+        t5x.open_t5x(checkpoint)
 
 
 def test_a_flipped_bit_is_found_and_its_array_named(checkpoint):
@@ -149,7 +153,7 @@ def test_a_flipped_bit_is_found_and_its_array_named(checkpoint):
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))
     with pytest.raises(CorruptError, match=KERNEL):
-        t5x.read_t5x(checkpoint)
+        read(checkpoint)
 
 
 def test_arrays_of_another_checkpoint_are_found(checkpoint):
@@ -160,7 +164,7 @@ def test_arrays_of_another_checkpoint_are_found(checkpoint):
 
     edit_index(checkpoint, edit)
     with pytest.raises(CorruptError, match=r"encoder_norm.scale.*two checkpoints"):
-        t5x.read_t5x(checkpoint)
+        t5x.open_t5x(checkpoint)
 
 
 @pytest.mark.parametrize("path", ["../secret/", "/etc/", "a/b/", "..", ".", ""])
@@ -171,35 +175,25 @@ def test_an_index_cannot_point_outside_its_folder(checkpoint, path):
 
     edit_index(checkpoint, edit)
     with pytest.raises(CorruptError, match="points to"):
-        t5x.read_t5x(checkpoint)
+        t5x.open_t5x(checkpoint)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\x81\xa1a\x01"])
 def test_an_index_that_is_none_is_an_error(checkpoint, data):
     (checkpoint / "checkpoint").write_bytes(data)
     with pytest.raises(CorruptError, match="no index"):
-        t5x.read_t5x(checkpoint)
+        t5x.open_t5x(checkpoint)
 
 
 def test_a_version_that_is_not_read_is_an_error(checkpoint):
     edit_index(checkpoint, lambda index: index.update(version=1))
     with pytest.raises(CorruptError, match="version 1"):
-        t5x.read_t5x(checkpoint)
+        t5x.open_t5x(checkpoint)
 
 
 def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="checkpoint_<step>"):
-        t5x.read_t5x(tmp_path)
-
-
-def test_scanned_layers_are_refused(checkpoint):
-    def edit(index):
-        encoder = index["optimizer"]["target"]["encoder"]
-        encoder["encoder"] = encoder.pop("layers_0")
-
-    edit_index(checkpoint, edit)
-    with pytest.raises(ConfigError, match="scanned"):
-        t5x.load_t5(checkpoint)
+        t5x.open_t5x(tmp_path)
 
 
 def test_a_layer_that_lacks_a_parameter_is_an_error_that_names_it(checkpoint):
@@ -208,4 +202,4 @@ def test_a_layer_that_lacks_a_parameter_is_an_error_that_names_it(checkpoint):
 
     edit_index(checkpoint, edit)
     with pytest.raises(CorruptError, match="decoder/layers_1/mlp/wo/kernel.*missing"):
-        t5x.load_t5(checkpoint)
+        t5x.open_t5(checkpoint)

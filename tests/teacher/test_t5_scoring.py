@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from art_jax.checkpoints import t5x
+from art_jax.checkpoints import t5x, tensors
 from art_jax.errors import ConfigError
 from art_jax.teacher import t5_scoring
 from art_jax.teacher.t5_scoring import T5Teacher, score
@@ -19,7 +19,8 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "t5x"
 @functools.cache
 def load(version="v1_1", params_dtype="f32"):
     folder = GOLDEN / f"{version}_{params_dtype}" / "checkpoint_1234"
-    return t5x.load_t5(folder, dtype="float32")
+    config, params = t5x.open_t5(folder, dtype="float32")
+    return config, tensors.to_host(params)
 
 
 @functools.cache
