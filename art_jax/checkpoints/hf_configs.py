@@ -8,6 +8,7 @@ from typing import Any
 
 from art_jax.checkpoints.json_files import read_object
 from art_jax.errors import ConfigError, CorruptError
+from art_jax.models import t5
 from art_jax.models.bert import BertConfig
 from art_jax.models.t5 import T5Config
 
@@ -15,8 +16,17 @@ from art_jax.models.t5 import T5Config
 _MOST = 2**24
 _MOST_LAYERS = 2**10
 
+# What both writers of T5 files say of its tokens.
+T5_TOKENS = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+
 _REQUIRED = object()
 _T5_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
+# What every T5 has, and nothing else is computed here.
+_T5_FORM = {
+    "relative_attention_num_buckets": t5.RELATIVE_BUCKETS,
+    "relative_attention_max_distance": t5.MAX_DISTANCE,
+    "layer_norm_epsilon": 1e-6,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,9 +169,8 @@ def t5_config(settings: Settings) -> T5Config:
             f"{settings.path}: feed_forward_proj is {_shown(kind)}: T5 v1.0 has 'relu' "
             "and v1.1 'gated-gelu'; nothing else is computed here."
         )
-    settings.require("relative_attention_num_buckets", 32, "a T5")
-    settings.require("relative_attention_max_distance", 128, "a T5")
-    settings.require("layer_norm_epsilon", 1e-6, "a T5")
+    for key, value in _T5_FORM.items():
+        settings.require(key, value, "a T5")
     num_layers = settings.size("num_layers", most=_MOST_LAYERS)
     num_decoder_layers = num_layers
     if settings.values.get("num_decoder_layers") is not None:
@@ -188,6 +197,57 @@ def t5_is_scaled(settings: Settings) -> bool:
     """
     old_meaning = settings.values.get("tie_word_embeddings", True)
     return bool(settings.values.get("scale_decoder_outputs", old_meaning))
+
+
+def bert_settings(config: BertConfig) -> dict[str, Any]:
+    """The keys of config.json that say what `bert_config` reads."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_positions,
+        "type_vocab_size": config.type_vocab_size,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout_rate,
+        "attention_probs_dropout_prob": config.attention_dropout_rate,
+        "layer_norm_eps": config.layer_norm_eps,
+        "initializer_range": config.initializer_range,
+        "position_embedding_type": "absolute",
+        "pad_token_id": 0,
+    }
+
+
+def t5_settings(config: T5Config) -> dict[str, Any]:
+    """The keys of config.json that say what `t5_config` reads.
+
+    Raises:
+        ConfigError: transformers has no name for the activations.
+    """
+    kinds = {activations: kind for kind, activations in _T5_ACTIVATIONS.items()}
+    if config.mlp_activations not in kinds:
+        raise ConfigError(
+            f"T5Config.mlp_activations is {config.mlp_activations}: Hugging Face's T5 "
+            f"has {' and '.join(map(str, kinds))} only."
+        )
+    return {
+        "vocab_size": config.vocab_size,
+        "d_model": config.emb_dim,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_heads": config.num_heads,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "feed_forward_proj": kinds[config.mlp_activations],
+        "dropout_rate": config.dropout_rate,
+        **_T5_FORM,
+        # The first is transformers 4's name for both, the second transformers 5's.
+        "tie_word_embeddings": config.logits_via_embedding,
+        "scale_decoder_outputs": config.logits_via_embedding,
+        "is_encoder_decoder": True,
+        **T5_TOKENS,
+    }
 
 
 def _shown(value: object) -> str:

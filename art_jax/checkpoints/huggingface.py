@@ -13,13 +13,22 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from art_jax.checkpoints import hf_configs, names, tensor_files
+from art_jax.checkpoints import (
+    bert_form,
+    hf_configs,
+    hf_tokenizers,
+    json_files,
+    names,
+    tensor_files,
+    torch_files,
+)
 from art_jax.checkpoints import tensors as file_tensors
 from art_jax.checkpoints.hf_configs import Settings
-from art_jax.checkpoints.json_files import read_object
 from art_jax.checkpoints.param_shapes import require_shapes
+from art_jax.checkpoints.pretrained import PretrainedRetriever
 from art_jax.checkpoints.tensors import FileTensor
-from art_jax.checkpoints.weights import to_params
+from art_jax.checkpoints.weights import Weight, to_params, to_tensors
+from art_jax.data.tokenizers import WordPieceTokenizer
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.models import bert, t5
 from art_jax.models.bert import BertConfig
@@ -27,8 +36,15 @@ from art_jax.models.t5 import T5Config
 from art_jax.types import Params
 
 _BERT_KINDS = ("bert", "megatron-bert")
-_T5_KINDS = ("t5",)
-_DPR_ENCODERS = ("question_encoder", "ctx_encoder")
+_DPR_CLASSES = {
+    "question_encoder": "DPRQuestionEncoder",
+    "ctx_encoder": "DPRContextEncoder",
+}
+# The folders, in one folder, of a retriever with two towers.
+_TWO_FOLDERS = (
+    ("question_encoder", "ctx_encoder"),
+    ("query_encoder", "passage_encoder"),
+)
 _COMPARED_BYTES = 2**24
 
 
@@ -40,18 +56,7 @@ def open_tensors(folder: str | os.PathLike) -> dict[str, FileTensor]:
         CorruptError: a file is missing or damaged, or an index names files outside
             the folder.
     """
-    folder = pathlib.Path(folder)
-    single = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
-    if single.exists():
-        found = tensor_files.open_safetensors(single)
-    elif index.exists():
-        found = _open_shards(index, tensor_files.open_safetensors)
-    else:
-        raise ConfigError(
-            f"{folder} holds neither {single.name} nor {index.name}: point to a folder "
-            "that does."
-        )
+    found = _open_files(pathlib.Path(folder))
     # Files converted from TensorFlow keep its names of the two.
     return {
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
@@ -107,10 +112,10 @@ def open_dpr(folder: str | os.PathLike, **changes) -> tuple[BertConfig, int, Par
     projection_dim = settings.size("projection_dim", least=0, default=0)
     tensors = open_tensors(folder)
     encoder, _, rest = _bert_prefix(tensors, folder).partition(".")
-    if encoder not in _DPR_ENCODERS or rest != "bert_model.":
+    if encoder not in _DPR_CLASSES or rest != "bert_model.":
         raise ConfigError(
             f"{folder}: its BERT is named {encoder!r}, and DPR's two encoders are "
-            f"{' and '.join(_DPR_ENCODERS)}: this is another model of DPR's, such as "
+            f"{' and '.join(_DPR_CLASSES)}: this is another model of DPR's, such as "
             "its reader."
         )
     _require_layers(
@@ -138,18 +143,139 @@ def open_t5(folder: str | os.PathLike, **changes) -> tuple[T5Config, Params]:
         ConfigError: the folder is of another kind of model.
         CorruptError: files are missing, damaged or do not fit config.json.
     """
-    settings = hf_configs.read_settings(folder, *_T5_KINDS)
+    settings = hf_configs.read_settings(folder, "t5")
     config = hf_configs.t5_config(settings)
     tensors = open_tensors(folder)
     _require_layers(tensors, "encoder.block.", settings, "num_layers")
     _require_layers(
         tensors, "decoder.block.", settings, "num_decoder_layers", "num_layers"
     )
+    if names.T5_EMBEDDINGS not in tensors:
+        tensors = {**tensors, **_shared_embeddings(tensors)}
     _require_same_tie(config, tensors, folder)
     config = dataclasses.replace(config, **changes)
     params = to_params(names.t5_weights(config), tensors, folder)
     require_shapes(params, t5.param_shapes(config), folder)
     return config, params
+
+
+def open_retriever(folder: str | os.PathLike) -> PretrainedRetriever:
+    """Opens what Hugging Face folders hold of a retriever, its tokeniser included.
+
+    Args:
+        folder: of a BertModel, MegatronBertModel or Contriever, or of one of DPR's
+            encoders, which then embeds both sides; or a folder of two such folders,
+            question_encoder and ctx_encoder, or query_encoder and passage_encoder.
+
+    Returns:
+        The towers without BERT's pooler, which no retriever uses. A BertModel does not
+        say how to pool; DPR's encoders and Contriever do by being what they are.
+
+    Raises:
+        ConfigError: the folder is of another kind of model, or its two towers do not
+            fit together.
+        CorruptError: files are missing, damaged or do not fit config.json.
+    """
+    folder = pathlib.Path(folder)
+    for sides in _TWO_FOLDERS:
+        query, passage = (folder / side for side in sides)
+        if query.is_dir() and passage.is_dir():
+            return _paired(_open_tower(query), _open_tower(passage), folder)
+    return _open_tower(folder)
+
+
+def save_bert(folder: str | os.PathLike, config: BertConfig, params: Params) -> None:
+    """Writes a BertModel or MegatronBertModel, in the parameters' dtype.
+
+    What transformers' classes have and the model has not (positions, token types,
+    the pooler) is written as zeros.
+
+    Args:
+        folder: exists; config.json and safetensors are written into it.
+        config: of the model.
+        params: its parameters, arrays or unread.
+
+    Raises:
+        ConfigError: transformers has no class that computes it.
+        CorruptError: the parameters are not those of `config`.
+    """
+    require_shapes(params, bert.param_shapes(config), "the parameters to write")
+    config, params = bert_form.published_form(config, params)
+    if not config.add_pooler:
+        # Without it transformers reports a missing pooler, drawn at random.
+        config = dataclasses.replace(config, add_pooler=True)
+        params = {**params, "pooler": _zero_pooler(config, params)}
+    kind = "megatron-bert" if config.pre_layer_norm else "bert"
+    name = "MegatronBertModel" if config.pre_layer_norm else "BertModel"
+    settings = {**hf_configs.bert_settings(config), "model_type": kind}
+    _write(folder, name, settings, names.bert_weights(config), params)
+
+
+def save_dpr(
+    folder: str | os.PathLike,
+    config: BertConfig,
+    projection_dim: int,
+    tower: Params,
+    encoder: str,
+) -> None:
+    """Writes a DPRQuestionEncoder or DPRContextEncoder, in the parameters' dtype.
+
+    Args:
+        folder: exists; config.json and safetensors are written into it.
+        config: of the tower's BERT, post-LN; its pooler is left out.
+        projection_dim: of the tower; 0: it has none.
+        tower: its parameters (see dual_encoder.py), arrays or unread.
+        encoder: "question_encoder" or "ctx_encoder".
+
+    Raises:
+        ConfigError: DPR has no class that computes it.
+        CorruptError: the parameters are not those of `config`.
+    """
+    if encoder not in _DPR_CLASSES:
+        raise ConfigError(
+            f"encoder is {encoder!r}: DPR has {' and '.join(_DPR_CLASSES)}."
+        )
+    extra = tower.keys() - {"encoder", "projection"}
+    if extra or bool(projection_dim) != ("projection" in tower):
+        raise ConfigError(
+            f"a tower of {', '.join(sorted(tower))} with projection_dim "
+            f"{projection_dim} is none of DPR's, which takes the first token's vector "
+            "and maps it where projection_dim is not 0."
+        )
+    require_shapes(tower["encoder"], bert.param_shapes(config), "the tower to write")
+    config, params = bert_form.published_form(config, tower["encoder"])
+    config = dataclasses.replace(config, add_pooler=False)
+    settings = {
+        **hf_configs.bert_settings(config),
+        "model_type": "dpr",
+        "projection_dim": projection_dim,
+    }
+    weights = names.dpr_weights(config, projection_dim, encoder)
+    _write(
+        folder, _DPR_CLASSES[encoder], settings, weights, {**tower, "encoder": params}
+    )
+
+
+def save_t5(folder: str | os.PathLike, config: T5Config, params: Params) -> None:
+    """Writes a T5ForConditionalGeneration, in the parameters' dtype.
+
+    Args:
+        folder: exists; config.json, generation_config.json and safetensors are
+            written into it.
+        config: of the model.
+        params: its parameters in T5X's tree, arrays or unread.
+
+    Raises:
+        ConfigError: transformers has no class that computes it.
+        CorruptError: the parameters are not those of `config`.
+    """
+    require_shapes(params, t5.param_shapes(config), "the parameters to write")
+    settings = {**hf_configs.t5_settings(config), "model_type": "t5"}
+    weights = names.t5_weights(config)
+    _write(folder, "T5ForConditionalGeneration", settings, weights, params)
+    json_files.write_object(
+        pathlib.Path(folder) / "generation_config.json", hf_configs.T5_TOKENS
+    )
 
 
 def load_t5(folder: str | os.PathLike, **changes) -> tuple[T5Config, Params]:
@@ -158,9 +284,133 @@ def load_t5(folder: str | os.PathLike, **changes) -> tuple[T5Config, Params]:
     return config, file_tensors.to_host(params)
 
 
+def _open_tower(folder: pathlib.Path) -> PretrainedRetriever:
+    """A retriever with one tower for both sides."""
+    settings = hf_configs.read_settings(folder, *_BERT_KINDS, "dpr")
+    tokenizer = _wordpiece(folder)
+    if settings.model_type == "dpr":
+        config, projection_dim, tower = open_dpr(folder)
+        name, says = "DPR encoder", {"pooling": "cls", "normalize": False}
+    else:
+        config, params = open_bert(folder, add_pooler=False)
+        projection_dim, tower = 0, {"encoder": params}
+        name, says = "BertModel", {}
+        if config.pre_layer_norm:
+            name = "MegatronBertModel"
+        elif "Contriever" in settings.architectures:
+            name, says = "Contriever", {"pooling": "mean", "normalize": False}
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise CorruptError(
+            f"{folder}: the vocabulary has {tokenizer.vocab_size} pieces and the "
+            f"model's table {config.vocab_size} rows: the files are of two models."
+        )
+    return PretrainedRetriever(
+        format=f"Hugging Face {name}",
+        config=config,
+        towers={"shared": tower},
+        projection_dim=projection_dim,
+        tokenizer=tokenizer,
+        **says,
+    )
+
+
+def _paired(
+    query: PretrainedRetriever, passage: PretrainedRetriever, folder: pathlib.Path
+) -> PretrainedRetriever:
+    """A retriever of two towers; what both say must be the same."""
+    for field in ("config", "pooling", "normalize", "projection_dim"):
+        one, other = getattr(query, field), getattr(passage, field)
+        if one != other:
+            raise ConfigError(
+                f"{folder}: the query tower has {field} {one}, the passage tower "
+                f"{other}: a retriever's two towers are of one form here."
+            )
+    known = [side.tokenizer for side in (query, passage) if side.tokenizer is not None]
+    if len({tokenizer.digest for tokenizer in known}) > 1:
+        raise ConfigError(
+            f"{folder}: the two towers have different vocabularies: both sides are "
+            "tokenised by one here."
+        )
+    return dataclasses.replace(
+        query,
+        format=f"two towers, {query.format}",
+        towers={"query": query.towers["shared"], "passage": passage.towers["shared"]},
+        tokenizer=known[0] if known else _wordpiece(folder),
+    )
+
+
+def _wordpiece(folder: pathlib.Path) -> WordPieceTokenizer | None:
+    tokenizer = hf_tokenizers.open_tokenizer(folder)
+    if tokenizer is not None and not isinstance(tokenizer, WordPieceTokenizer):
+        raise ConfigError(
+            f"{folder} holds a tokeniser of kind {tokenizer.kind!r}, where a BERT has "
+            "WordPiece: the files are of two models."
+        )
+    return tokenizer
+
+
+def _write(
+    folder: str | os.PathLike,
+    architecture: str,
+    settings: Mapping,
+    weights: Iterable[Weight],
+    params: Params,
+) -> None:
+    """Writes a model's tensors, then the config.json that describes them."""
+    tensors = to_tensors(weights, params)
+    dtypes = {np.dtype(tensor.dtype).name for tensor in tensors.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+    tensor_files.write_safetensors(folder, tensors)
+    config = {
+        **settings,
+        "architectures": [architecture],
+        # Transformers 5's name and transformers 4's.
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+    json_files.write_object(pathlib.Path(folder) / "config.json", config)
+
+
+def _zero_pooler(config: BertConfig, params: Params) -> Params:
+    dtype, size = params["token_embedder"]["embedding"].dtype, config.hidden_size
+    return {"kernel": np.zeros((size, size), dtype), "bias": np.zeros(size, dtype)}
+
+
+def _open_files(folder: pathlib.Path) -> Mapping[str, FileTensor]:
+    """The tensors of the first file or index, of those known, that is there."""
+    readers = {
+        "model.safetensors": tensor_files.open_safetensors,
+        "pytorch_model.bin": _open_bin,
+    }
+    for name, read in readers.items():
+        path, index = folder / name, folder / f"{name}.index.json"
+        if path.exists():
+            return read(path)
+        if index.exists():
+            return _open_shards(index, read)
+    raise ConfigError(
+        f"{folder} holds neither {' nor '.join(readers)}, whole or with an index: "
+        "point to a folder that does."
+    )
+
+
+def _open_bin(path: pathlib.Path) -> dict[str, FileTensor]:
+    found = torch_files.open_torch(path)
+    if not isinstance(found, dict):
+        raise CorruptError(
+            f"{path} holds a {type(found).__name__} where a model's named tensors are "
+            "needed: get the model from its source again."
+        )
+    return {
+        name: tensor
+        for name, tensor in found.items()
+        if isinstance(name, str) and isinstance(tensor, FileTensor)
+    }
+
+
 def _open_shards(index: pathlib.Path, open_file) -> dict[str, FileTensor]:
     """The tensors that an index says are in files beside it."""
-    weight_map = read_object(index).get("weight_map")
+    weight_map = json_files.read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptError(f"{index} has no weight_map: copy it again from its source.")
     for name, file in weight_map.items():
@@ -206,6 +456,13 @@ def _require_layers(
             f"{prefix}* are of {held} layers: the files are of two models, or cut "
             "short."
         )
+
+
+def _shared_embeddings(tensors: Mapping[str, FileTensor]) -> dict[str, FileTensor]:
+    """A T5's embeddings, from one of the copies that files of tied tensors keep."""
+    copies = (f"{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
+    found = [tensors[name] for name in copies if name in tensors]
+    return {names.T5_EMBEDDINGS: found[0]} if found else {}
 
 
 def _require_same_tie(

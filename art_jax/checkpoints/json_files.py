@@ -1,8 +1,9 @@
-"""JSON that somebody else wrote: an object, or an error that names the file."""
+"""JSON that somebody else wrote: what it should be, or an error that names the file."""
 
 import json
 import os
 import pathlib
+from typing import Any
 
 from art_jax.errors import CorruptError
 
@@ -16,6 +17,15 @@ def read_object(path: str | os.PathLike) -> dict:
         CorruptError: the file cannot be read, is larger than 100 MB, is not JSON, is
             nested too deep to be read, or holds something else than an object.
     """
+    return _read(path, dict, "object")
+
+
+def read_array(path: str | os.PathLike) -> list:
+    """The array that a JSON file holds; errors as `read_object`."""
+    return _read(path, list, "array")
+
+
+def _read(path: str | os.PathLike, kind: type, name: str) -> Any:
     path = pathlib.Path(path)
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -26,9 +36,9 @@ def read_object(path: str | os.PathLike) -> dict:
             f"{path} is not JSON that can be read ({error}): copy it again from its "
             "source."
         ) from error
-    if not isinstance(value, dict):
+    if not isinstance(value, kind):
         raise CorruptError(
-            f"{path} holds a {type(value).__name__} where a JSON object is needed: "
+            f"{path} holds a {type(value).__name__} where a JSON {name} is needed: "
             "copy it again from its source."
         )
     return value

@@ -1,6 +1,5 @@
 """Safetensors files: read lazily, written a shard at a time."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from art_jax.checkpoints import json_files
 from art_jax.checkpoints.tensors import FileTensor
 from art_jax.errors import ConfigError, CorruptError
 
@@ -98,10 +98,8 @@ def write_safetensors(
         "total_parameters": sum(tensor.size for tensor in tensors.values()),
         "total_size": sum(map(_num_bytes, tensors.values())),
     }
-    index = {"metadata": sizes, "weight_map": dict(sorted(weight_map.items()))}
-    text = json.dumps(index, indent=2) + "\n"
-    path = directory / f"{stem}.safetensors.index.json"
-    path.write_text(text, encoding="utf-8")
+    index = {"metadata": sizes, "weight_map": weight_map}
+    json_files.write_object(directory / f"{stem}.safetensors.index.json", index)
 
 
 def _shards(tensors: Mapping, max_shard_bytes: int) -> list[list[str]]:
