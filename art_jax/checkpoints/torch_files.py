@@ -65,7 +65,7 @@ _RECORDS = {
     *(
         f"{builtins}.{name}"
         for builtins in ("builtins", "__builtin__")
-        for name in ("dict", "list", "tuple", "str", "int", "float", "bool", "set")
+        for name in ("dict", "list", "tuple", "str", "int", "long", "float", "bool")
     ),
 }
 
@@ -258,6 +258,7 @@ _BUILDERS = {
     "torch._utils._rebuild_parameter": Builder(_build_parameter),
     "torch.Size": Builder(_build_size),
     "collections.OrderedDict": Builder(lambda: {}),
+    "collections.defaultdict": Builder(lambda default=None: {}),
 }
 
 
