@@ -1,8 +1,9 @@
-"""JSON that somebody else wrote: what it should be, or an error that names the file."""
+"""JSON files: what somebody else wrote is what it should be, or an error names it."""
 
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from art_jax.errors import CorruptError
@@ -23,6 +24,12 @@ def read_object(path: str | os.PathLike) -> dict:
 def read_array(path: str | os.PathLike) -> list:
     """The array that a JSON file holds; errors as `read_object`."""
     return _read(path, list, "array")
+
+
+def write_object(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
+    """Writes an object as JSON, its keys in order."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    pathlib.Path(path).write_text(text, encoding="utf-8")
 
 
 def _read(path: str | os.PathLike, kind: type, name: str) -> Any:
