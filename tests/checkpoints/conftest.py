@@ -1,6 +1,11 @@
-"""A small retriever of any form, whose parameters hold no zero and no one."""
+"""A small retriever of any form, whose parameters hold no zero and no one.
+
+And the helper beside these tests, loaded by its path: tests are no package.
+"""
 
 import dataclasses
+import importlib.util
+import pathlib
 
 import jax
 import numpy as np
@@ -61,3 +66,13 @@ def random_params(encoder, seed):
         return values.astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="session")
+def torch_writer():
+    """The module torch_writer."""
+    path = pathlib.Path(__file__).with_name("torch_writer.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
