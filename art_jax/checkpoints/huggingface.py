@@ -22,7 +22,6 @@ from art_jax.checkpoints import (
     tensor_files,
     torch_files,
 )
-from art_jax.checkpoints import tensors as file_tensors
 from art_jax.checkpoints.hf_configs import Settings
 from art_jax.checkpoints.param_shapes import require_shapes
 from art_jax.checkpoints.pretrained import PretrainedRetriever
@@ -46,6 +45,8 @@ _TWO_FOLDERS = (
     ("query_encoder", "passage_encoder"),
 )
 _COMPARED_BYTES = 2**24
+# transformers keeps a key of config.json that it does not know.
+_FORM_KEY = "art_jax_form"
 
 
 def open_tensors(folder: str | os.PathLike) -> dict[str, FileTensor]:
@@ -89,7 +90,7 @@ def open_bert(folder: str | os.PathLike, **changes) -> tuple[BertConfig, Params]
     config = dataclasses.replace(config, **{"add_pooler": has_pooler, **changes})
     params = to_params(names.bert_weights(config, prefix), tensors, folder)
     require_shapes(params, bert.param_shapes(config), folder)
-    return config, params
+    return _own_form(settings, config, params)
 
 
 def open_dpr(folder: str | os.PathLike, **changes) -> tuple[BertConfig, int, Params]:
@@ -125,7 +126,8 @@ def open_dpr(folder: str | os.PathLike, **changes) -> tuple[BertConfig, int, Par
     weights = names.dpr_weights(config, projection_dim, encoder)
     tower = to_params(weights, tensors, folder)
     require_shapes(tower["encoder"], bert.param_shapes(config), folder)
-    return config, projection_dim, tower
+    config, params = _own_form(settings, config, tower["encoder"])
+    return config, projection_dim, {**tower, "encoder": params}
 
 
 def open_t5(folder: str | os.PathLike, **changes) -> tuple[T5Config, Params]:
@@ -188,7 +190,8 @@ def save_bert(folder: str | os.PathLike, config: BertConfig, params: Params) -> 
     """Writes a BertModel or MegatronBertModel, in the parameters' dtype.
 
     What transformers' classes have and the model has not (positions, token types,
-    the pooler) is written as zeros.
+    the pooler) is written as zeros; config.json says so, and `open_bert` leaves the
+    first two out again.
 
     Args:
         folder: exists; config.json and safetensors are written into it.
@@ -200,14 +203,18 @@ def save_bert(folder: str | os.PathLike, config: BertConfig, params: Params) -> 
         CorruptError: the parameters are not those of `config`.
     """
     require_shapes(params, bert.param_shapes(config), "the parameters to write")
-    config, params = bert_form.published_form(config, params)
+    own, (config, params) = config, bert_form.published_form(config, params)
     if not config.add_pooler:
         # Without it transformers reports a missing pooler, drawn at random.
         config = dataclasses.replace(config, add_pooler=True)
         params = {**params, "pooler": _zero_pooler(config, params)}
     kind = "megatron-bert" if config.pre_layer_norm else "bert"
     name = "MegatronBertModel" if config.pre_layer_norm else "BertModel"
-    settings = {**hf_configs.bert_settings(config), "model_type": kind}
+    settings = {
+        **hf_configs.bert_settings(config),
+        "model_type": kind,
+        **_form_entry(own, config),
+    }
     _write(folder, name, settings, names.bert_weights(config), params)
 
 
@@ -243,12 +250,13 @@ def save_dpr(
             "and maps it where projection_dim is not 0."
         )
     require_shapes(tower["encoder"], bert.param_shapes(config), "the tower to write")
-    config, params = bert_form.published_form(config, tower["encoder"])
+    own, (config, params) = config, bert_form.published_form(config, tower["encoder"])
     config = dataclasses.replace(config, add_pooler=False)
     settings = {
         **hf_configs.bert_settings(config),
         "model_type": "dpr",
         "projection_dim": projection_dim,
+        **_form_entry(own, config),
     }
     weights = names.dpr_weights(config, projection_dim, encoder)
     _write(
@@ -278,10 +286,20 @@ def save_t5(folder: str | os.PathLike, config: T5Config, params: Params) -> None
     )
 
 
-def load_t5(folder: str | os.PathLike, **changes) -> tuple[T5Config, Params]:
-    """`open_t5`, read whole."""
-    config, params = open_t5(folder, **changes)
-    return config, file_tensors.to_host(params)
+def _form_entry(config: BertConfig, published: BertConfig) -> dict:
+    """What config.json says of a form that transformers has not."""
+    changes = bert_form.form_changes(config, published)
+    return {_FORM_KEY: changes} if changes else {}
+
+
+def _own_form(
+    settings: Settings, config: BertConfig, params: Params
+) -> tuple[BertConfig, Params]:
+    """The BERT that was written, where `_form_entry` says it had another form."""
+    if _FORM_KEY not in settings.values:
+        return config, params
+    changes = settings.values[_FORM_KEY]
+    return bert_form.own_form(config, params, changes, settings.path)
 
 
 def _open_tower(folder: pathlib.Path) -> PretrainedRetriever:

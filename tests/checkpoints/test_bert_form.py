@@ -178,5 +178,5 @@ def test_heads_that_do_not_fit_are_refused(num_heads, head_dim):
 )
 def test_changes_of_no_such_model_are_refused(changes):
     config, published = bert_form.published_form(BARE, random_params(BARE))
-    with pytest.raises(CorruptError, match="config.json: its entry"):
+    with pytest.raises(CorruptError, match="config.json: its art_jax_form"):
         bert_form.own_form(config, published, changes, "config.json")
