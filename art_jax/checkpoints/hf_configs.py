@@ -223,8 +223,13 @@ def t5_settings(config: T5Config) -> dict[str, Any]:
     """The keys of config.json that say what `t5_config` reads.
 
     Raises:
-        ConfigError: transformers has no name for the activations.
+        ConfigError: transformers' T5 has no such form.
     """
+    if config.relpos_bias_per_layer:
+        raise ConfigError(
+            "Hugging Face's T5 has one table of relative position biases a stack: a "
+            "T5Config with relpos_bias_per_layer has no such form."
+        )
     kinds = {activations: kind for kind, activations in _T5_ACTIVATIONS.items()}
     if config.mlp_activations not in kinds:
         raise ConfigError(

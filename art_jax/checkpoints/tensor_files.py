@@ -1,13 +1,14 @@
-"""Safetensors files: read lazily, written a shard at a time."""
+"""Safetensors files: read lazily, written a tensor at a time."""
 
+import json
 import os
 import pathlib
+import struct
 from collections.abc import Mapping
 
 import ml_dtypes  # noqa: F401 (its import gives NumPy the name "bfloat16")
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from art_jax.checkpoints import json_files
 from art_jax.checkpoints.tensors import FileTensor
@@ -75,7 +76,7 @@ def write_safetensors(
     """Writes tensors as `<stem>.safetensors`, or as shards and their index.
 
     Names and contents of the files are as transformers writes them. Memory holds one
-    shard at a time.
+    tensor at a time.
 
     Args:
         directory: exists.
@@ -83,6 +84,9 @@ def write_safetensors(
         stem: what the files' names start with.
         max_shard_bytes: of tensors in a file; a tensor larger than this has a file of
             its own.
+
+    Raises:
+        ConfigError: a tensor's dtype is none that is read here either.
     """
     directory = pathlib.Path(directory)
     shards = _shards(tensors, max_shard_bytes)
@@ -116,9 +120,40 @@ def _shards(tensors: Mapping, max_shard_bytes: int) -> list[list[str]]:
 
 
 def _write(path: pathlib.Path, names: list[str], tensors: Mapping) -> None:
-    # Contiguous: the library writes an array's memory as it lies, whatever its strides.
-    shard = {name: np.ascontiguousarray(tensors[name]) for name in names}
-    safetensors.numpy.save_file(shard, path, metadata={"format": "pt"})
+    """Writes one file, a tensor at a time.
+
+    The library's own writer wants all tensors in memory, and leaves a file that only
+    its owner may read.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    # Wide values first, so that all of them are aligned.
+    names = sorted(names, key=lambda name: -np.dtype(tensors[name].dtype).itemsize)
+    end = 0
+    for name in names:
+        start, end = end, end + _num_bytes(tensors[name])
+        header[name] = {
+            "dtype": _code(name, tensors[name].dtype),
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name in names:
+            # Contiguous: in the order of the shape, whatever the strides were.
+            values = np.ascontiguousarray(tensors[name]).reshape(-1)
+            file.write(values.view(np.uint8).data)
+
+
+def _code(name: str, dtype: np.dtype) -> str:
+    codes = {np.dtype(ours): code for code, ours in _DTYPES.items()}
+    if np.dtype(dtype) not in codes:
+        raise ConfigError(
+            f"tensor {name!r} is of dtype {dtype}: safetensors files are written with "
+            f"{', '.join(_DTYPES.values())} only."
+        )
+    return codes[np.dtype(dtype)]
 
 
 def _num_bytes(tensor: FileTensor | np.ndarray) -> int:
