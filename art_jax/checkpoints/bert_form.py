@@ -51,10 +51,11 @@ def published_form(config: BertConfig, params: Params) -> tuple[BertConfig, Para
         )
     num_heads = _published_heads(config)
     tables = {}
+    like = params["token_embedder"]["embedding"]
     if not config.use_positions:
-        tables["position_embedder"] = _zeros(config.max_positions, config.hidden_size)
+        tables["position_embedder"] = _zeros(config.max_positions, like)
     if not config.type_vocab_size:
-        tables["type_embedder"] = _zeros(_TYPE_VOCAB_SIZE, config.hidden_size)
+        tables["type_embedder"] = _zeros(_TYPE_VOCAB_SIZE, like)
     if num_heads > config.num_heads:
         missing = (num_heads - config.num_heads) * config.width_of_head
         params = _map_heads(params, lambda leaf, axis: _pad(leaf, axis, missing))
@@ -171,8 +172,9 @@ def _map_heads(params: Params, change) -> Params:
     }
 
 
-def _zeros(num_rows: int, width: int) -> Params:
-    return {"embedding": np.zeros((num_rows, width), np.float32)}
+def _zeros(num_rows: int, like) -> Params:
+    """A table of zeros, of the width and dtype of another."""
+    return {"embedding": np.zeros((num_rows, like.shape[1]), like.dtype)}
 
 
 def _pad(leaf, axis: int, size: int) -> np.ndarray:
