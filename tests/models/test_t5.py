@@ -60,12 +60,21 @@ def assert_near(got, want, where, atol=ATOL):
     np.testing.assert_allclose(got[where], want[where], atol=atol, rtol=0)
 
 
-@VERSIONS
+@pytest.mark.parametrize("version", ["v1_1", "v1_0", "v1_1_scan"])
 def test_states_and_logits_are_those_of_t5x(version):
     config, params = load(version)
     golden = np.load(GOLDEN / "t5x" / f"{version}_batch.npz")
     encoded, logits = run(config, params, golden)
     assert_near(encoded, golden["encoded"], golden["encoder_input_tokens"] > 0)
+    assert_near(logits, golden["logits"], golden["decoder_target_tokens"] > 0)
+
+
+def test_logits_after_training_are_those_of_t5x():
+    config, params = t5x.open_t5(
+        GOLDEN / "t5x" / "train_adafactor_f32" / "checkpoint_3", dtype="float32"
+    )
+    golden = np.load(GOLDEN / "t5x" / "train_adafactor_batch.npz")
+    _, logits = run(config, tensors.to_host(params), golden)
     assert_near(logits, golden["logits"], golden["decoder_target_tokens"] > 0)
 
 
@@ -85,7 +94,7 @@ def test_bfloat16_activations_are_those_of_t5x():
     assert np.abs(logits - golden["logits"])[where].max() < 4 * 30 * 2**-9
 
 
-@VERSIONS
+@pytest.mark.parametrize("version", ["v1_1", "v1_0", "v1_1_scan"])
 def test_logits_of_bfloat16_parameters_are_those_of_t5x(version):
     config, params = load(version, params_dtype="bf16")
     assert params["token_embedder"]["embedding"].dtype == jnp.bfloat16
@@ -320,6 +329,18 @@ def test_initial_spreads_are_those_of_t5x():
         (attention["out"]["kernel"], 64**-0.5),
     ):
         np.testing.assert_allclose(np.std(array), want, rtol=0.05)
+
+
+def test_biases_of_their_own_move_into_each_layer_and_nothing_else_changes():
+    config, _ = load("v1_1")
+    own = dataclasses.replace(config, relpos_bias_per_layer=True)
+    want = shapes_by_path(t5.param_shapes(config))
+    for stack in ("encoder", "decoder"):
+        shape = want.pop(f"{stack}/relpos_bias/rel_embedding")
+        for i in range(2):
+            want[f"{stack}/layers_{i}/relpos_bias/rel_embedding"] = shape
+    assert shapes_by_path(t5.param_shapes(own)) == want
+    assert shapes_by_path(load("v1_1_scan")[1]) == want
 
 
 @VERSIONS

@@ -59,6 +59,8 @@ def all_at_once():
         ("v1_0", "f32", "batch"),
         ("v1_1", "bf16", "batch_bf16params"),
         ("v1_1", "f32", "long"),
+        ("v1_1_scan", "f32", "batch"),
+        ("v1_1_scan", "bf16", "batch_bf16params"),
     ],
 )
 def test_mean_times_length_is_the_sum_that_t5x_returns(version, params_dtype, batch):

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,23 @@ def test_weights_are_split_over_the_model_axis_as_t5x_does():
     assert share(layer["pre_mlp_layer_norm"]["scale"]) == (16,)
 
 
+@pytest.mark.parametrize("name", ["v1_1_orbax_f32", "v1_1_sharded4_f32"])
+def test_every_form_of_t5x_gives_the_same_weights(name):
+    params = load(make_teacher(GOLDEN / "t5x" / name / "checkpoint_1234"), 4)
+    want = load(make_teacher())
+    jax.tree.map(np.testing.assert_array_equal, params, want)
+
+
+def test_scanned_layers_are_a_teacher_with_biases_of_their_own():
+    teacher = make_teacher(GOLDEN / "t5x" / "v1_1_scan_f32" / "checkpoint_1234")
+    with pytest.raises(ConfigError, match="its relpos_bias_per_layer is True, not Fal"):
+        load(teacher)
+    config = dataclasses.replace(teacher.config, relpos_bias_per_layer=True)
+    params = load(dataclasses.replace(teacher, config=config), 2)
+    table = params["decoder"]["layers_1"]["relpos_bias"]["rel_embedding"]
+    assert table.addressable_shards[0].data.shape == (2, 32)  # of [4, 32]
+
+
 def test_a_model_axis_that_divides_nothing_is_an_error():
     mesh = partitioning.make_mesh(3, model_parallelism=3)
     with pytest.raises(ConfigError, match="MODEL_PARALLELISM 3 .* number of heads, 4"):
@@ -149,8 +167,20 @@ def test_missing_weights_are_an_error_before_any_work(path, vocabulary):
     config, _ = t5x.open_t5(T5X)
     teacher = T5Teacher(config, checkpoint_path=path, vocabulary=vocabulary)
     for call in (lambda: teacher.make_tokenizer(()), lambda: load(teacher)):
-        with pytest.raises(ConfigError, match="native T5X .* Hugging Face"):
+        with pytest.raises(ConfigError, match="T5X checkpoint|does not exist"):
             call()
+
+
+def test_it_says_what_its_weights_were_recognised_as():
+    assert make_teacher().describe() == f"{T5X}: T5X checkpoint_1234"
+
+
+def test_a_vocabulary_beside_the_weights_is_its_own(vocabulary, tmp_path):
+    folder = tmp_path / "checkpoint_1234"
+    shutil.copytree(T5X, folder)
+    shutil.copyfile(vocabulary, folder / "spiece.model")
+    made = make_teacher(folder).make_tokenizer(())
+    assert made.digest == make_teacher(vocabulary=vocabulary).make_tokenizer(()).digest
 
 
 def test_weights_of_another_size_are_an_error_that_names_it():
