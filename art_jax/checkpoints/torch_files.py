@@ -28,7 +28,7 @@ from art_jax.checkpoints.pickles import Builder, Record, read_pickle
 from art_jax.checkpoints.tensors import FileTensor, Index
 from art_jax.errors import ConfigError, CorruptError
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _LEGACY_PROTOCOL = 1001
 _ZIP_START = b"PK\x03\x04"
 _MAX_AXES = 32
@@ -109,7 +109,7 @@ def named_tensors(tree: Any, source: object) -> dict[str, FileTensor]:
         name, depth, node = todo.pop()
         num_visited += 1
         # A dict inside itself, or one that each of many dicts holds twice.
-        if depth > 100 or num_visited > 1_000_000:
+        if depth > 100 or num_visited > 100_000:
             raise CorruptError(
                 f"{source}: its dicts hold each other without end: this is no "
                 "checkpoint, do not use it."
@@ -318,9 +318,10 @@ def _member_start(path: pathlib.Path, member: zipfile.ZipInfo) -> int:
             "the archive was packed again; unpack it and save it with torch."
         )
     with path.open("rb") as file:
-        file.seek(member.header_offset)
-        header = file.read(30)
         size = file.seek(0, io.SEEK_END)
+        # zipfile computes the offset, and from damaged numbers a negative one.
+        file.seek(member.header_offset if member.header_offset >= 0 else size)
+        header = file.read(30)
     if len(header) == 30 and header.startswith(_ZIP_START):
         start = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
         if start + member.file_size <= size:
@@ -341,7 +342,8 @@ def _read_member(path: pathlib.Path, member: zipfile.ZipInfo) -> bytes:
 
 def _open_legacy(path: pathlib.Path) -> Any:
     with path.open("rb") as file:
-        if file.read(1) != b"\x80":
+        # The magic number as a pickle of any protocol writes it.
+        if _LEGACY_MAGIC not in file.read(32):
             raise CorruptError(
                 f"{path} is no file of torch.save: it is damaged, or was written by "
                 "something else."
@@ -355,12 +357,12 @@ def _read_legacy(path: pathlib.Path, content: mmap.mmap) -> Any:
     def refuse(name: str) -> None:
         return None
 
-    for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-        if read_pickle(content, path, refuse) != expected:
-            raise CorruptError(
-                f"{path} is a pickle, but not one of torch.save: it was written by "
-                "something else."
-            )
+    _, protocol = [read_pickle(content, path, refuse) for _ in range(2)]
+    if protocol != _LEGACY_PROTOCOL:
+        raise CorruptError(
+            f"{path} is of a protocol of torch.save that torch never used: it is "
+            "damaged, or was written by something else."
+        )
     sizes = read_pickle(content, path, refuse)
     is_little = isinstance(sizes, dict) and sizes.get("little_endian", True)
     _require_little_endian(path, is_little)
