@@ -69,6 +69,13 @@ class Settings:
             raise self._wrong(key, value, "a number from 0 to 1")
         return float(value)
 
+    def flag(self, key: str, default: bool) -> bool:
+        """Whether a key is true; errors as `size`."""
+        value = self._value(key, default)
+        if type(value) is not bool:
+            raise self._wrong(key, value, "true or false")
+        return value
+
     def require(self, key: str, only: object, what: str) -> None:
         """Checks the value under a key, where it is given.
 
@@ -195,8 +202,8 @@ def t5_is_scaled(settings: Settings) -> bool:
     Transformers 5 says tie_word_embeddings of every T5, and scale_decoder_outputs
     of v1.0 only; transformers 4 says the first of v1.0 only.
     """
-    old_meaning = settings.values.get("tie_word_embeddings", True)
-    return bool(settings.values.get("scale_decoder_outputs", old_meaning))
+    old_meaning = settings.flag("tie_word_embeddings", True)
+    return settings.flag("scale_decoder_outputs", old_meaning)
 
 
 def bert_settings(config: BertConfig) -> dict[str, Any]:
