@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     _add_embed(verbs)
     _add_search(verbs)
+    _add_import(verbs)
+    _add_export(verbs)
+    _add_verify(verbs)
     _add_data(verbs)
     return parser
 
@@ -154,6 +157,74 @@ def _add_search(verbs) -> None:
     verb.add_argument("--json", action="store_true", help="one JSON line a passage")
 
 
+def _add_import(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "import",
+        "take in weights of Hugging Face, sentence-transformers, T5X, Megatron or DPR",
+        "art-jax import facebook/contriever runs/contriever\n"
+        "  art-jax embed runs/contriever --passages p.tsv --output_dir runs/mine",
+        module="import_weights",
+    )
+    verb.add_argument("source", metavar="SRC", help="a folder or file on this disk")
+    verb.add_argument("target", metavar="DST", help="a new folder")
+    verb.add_argument(
+        "--vocabulary", help="the vocab.txt (default: the one beside the weights)"
+    )
+    verb.add_argument("--cased", action="store_true", help="--vocabulary keeps case")
+    verb.add_argument(
+        "--pooling",
+        choices=["cls", "mean"],
+        help="where the files do not say it (default: cls)",
+    )
+    verb.add_argument("--max_query_tokens", type=int, help="(default: theirs, or 64)")
+    verb.add_argument(
+        "--max_passage_tokens", type=int, help="(default: theirs, or 256)"
+    )
+
+
+def _add_export(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "export",
+        "write a retriever, a T5 or embeddings as other tools read them",
+        "art-jax export runs/mine --to sentence-transformers",
+    )
+    verb.add_argument(
+        "run", metavar="RUN", help="a run, or weights that `art-jax import` reads"
+    )
+    verb.add_argument(
+        "--to",
+        required=True,
+        choices=[
+            "sentence-transformers",
+            "huggingface",
+            "dpr",
+            "t5x",
+            "npy",
+            "parquet",
+        ],
+        help="npy and parquet: the index's embeddings with their passages' ids",
+    )
+    verb.add_argument("--output_dir", help="a new folder (default: RUN/exports/TO)")
+    verb.add_argument(
+        "--dtype",
+        choices=["float32", "float16"],
+        default="float32",
+        help="of npy and parquet (float32)",
+    )
+
+
+def _add_verify(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "verify",
+        "read every byte of a run, index, checkpoint or export against its digests",
+        "art-jax verify runs/mine",
+    )
+    verb.add_argument("path", metavar="PATH", help="a run, or a folder in it")
+
+
 def _add_data(verbs) -> None:
     verb = verbs.add_parser("data", help="look at files of passages or questions")
     actions = verb.add_subparsers(metavar="ACTION", required=True)
@@ -167,7 +238,9 @@ def _add_data(verbs) -> None:
     check.add_argument("file", metavar="FILE")
 
 
-def _verb(verbs, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs, name: str, summary: str, example: str, module: str | None = None
+) -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         name,
         help=summary,
@@ -176,7 +249,7 @@ def _verb(verbs, name: str, summary: str, example: str) -> argparse.ArgumentPars
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    verb.set_defaults(module=name)
+    verb.set_defaults(module=module or name)
     verb.add_argument("--debug", action="store_true", help="show tracebacks")
     return verb
 

@@ -14,13 +14,9 @@ import jax
 import numpy as np
 
 from art_jax import atomic, partitioning
-from art_jax.checkpoints.retriever import (
-    SavedRetriever,
-    check_params,
-    find_retriever,
-    load_retriever,
-    save_retriever,
-)
+from art_jax.checkpoints import formats, pretrained
+from art_jax.checkpoints.pretrained import PretrainedRetriever
+from art_jax.checkpoints.retriever import SavedRetriever, save_retriever
 from art_jax.cli import gin_flags
 from art_jax.data import statistics, tokenizers
 from art_jax.data.evidence import EvidenceStore, build_or_load_evidence, load_evidence
@@ -116,10 +112,12 @@ def train(
             trained here.
         stages: trained one after the other, each from the last one's result.
         task_feature_lengths: {"query": Q, "passage": L} tokens.
-        vocabulary: a WordPiece vocab.txt; None: that of `initial_checkpoint_path`, or
-            one trained on the passages.
+        vocabulary: a WordPiece vocab.txt, lower-cased; None: that of
+            `initial_checkpoint_path`, or one trained on the passages.
         vocab_size: of the vocabulary trained here.
-        initial_checkpoint_path: a retriever to start from; None: from scratch.
+        initial_checkpoint_path: a retriever or BERT to start from, in any format of
+            `checkpoints.formats`; None: from scratch. Its sizes must be `encoder`'s;
+            pooling, projection and normalisation are its own where it says any.
         weigh_rare_tokens: from scratch, let the weighted mean count each token by its
             inverse passage frequency at first.
         model_parallelism: devices the teacher's weights are split over.
@@ -135,15 +133,21 @@ def train(
     mesh = partitioning.make_mesh(model_parallelism=model_parallelism)
     with preemption.watch_signals():
         report(f"{len(jax.devices())} x {jax.devices()[0].device_kind}")
+        start = None
+        if initial_checkpoint_path is not None:
+            start = formats.open_retriever(initial_checkpoint_path)
+            report(f"starting from {initial_checkpoint_path}: {start.format}")
+            encoder = pretrained.fit_encoder(start, encoder, initial_checkpoint_path)
         make_retriever_tokenizer = retriever_tokenizer(
-            vocabulary, vocab_size, initial_checkpoint_path
+            vocabulary, vocab_size, start, initial_checkpoint_path
         )
         made = make_tokenizers(folder, passages, stages, make_retriever_tokenizer)
+        is_trained = vocabulary is None and start is None
         evidence = make_evidence(folder, passages, made)
         clock.lap("evidence")
         workspace = make_workspace(
             mesh=mesh,
-            encoder=fit_vocabulary(encoder, made[RETRIEVER], is_trained=not vocabulary),
+            encoder=fit_vocabulary(encoder, made[RETRIEVER], is_trained=is_trained),
             evidence=evidence,
             made=made,
             lengths=task_feature_lengths,
@@ -158,8 +162,10 @@ def train(
                 made, mixture_or_task_name, dev_split, task_feature_lengths
             )
         refresher = make_refresher(workspace, table_dtype, embed_chunk_tokens)
-        params = initial_params(workspace, stages[0].seed, initial_checkpoint_path)
-        if weigh_rare_tokens and initial_checkpoint_path is None:
+        params = initial_params(
+            workspace, stages[0].seed, start, initial_checkpoint_path
+        )
+        if weigh_rare_tokens and start is None:
             params = weighted_by_rarity(workspace, params)
         initial = saved_retriever(workspace, params, task_feature_lengths, {})
         if jax.process_index() == 0:
@@ -168,6 +174,8 @@ def train(
         for stage in stages:
             # All of them first: the first may take hours to get to the second.
             check_stage(stage, workspace)
+            if hasattr(stage.method, "teacher"):
+                report(f"teacher of {stage.name}: {stage.method.teacher.describe()}")
         for stage in stages:
             params = run_stage(
                 stage,
@@ -184,6 +192,7 @@ def train(
             "stages": [stage.name for stage in stages],
             "mixture_or_task_name": mixture_or_task_name,
             "passages": evidence.num_passages,
+            "initial_checkpoint": None if start is None else start.format,
         }
         final = saved_retriever(workspace, params, task_feature_lengths, training)
         retriever = write_retriever(folder, final, refresher, evidence, stages[-1])
@@ -257,26 +266,71 @@ def make_tokenizers(
 
 
 def retriever_tokenizer(
-    vocabulary: str | None, vocab_size: int, initial_checkpoint_path: str | None
+    vocabulary: str | None,
+    vocab_size: int,
+    start: PretrainedRetriever | None,
+    source: object,
 ) -> Callable[[Iterable[str]], Any]:
     """Returns what makes the retriever's tokeniser from the passages' texts.
 
     It is that of the vocabulary given, or of the retriever to start from, or learnt.
 
+    Args:
+        vocabulary: a vocab.txt, or None.
+        vocab_size: of one that is learnt.
+        start: what training starts from, or None.
+        source: where that is.
+
     Raises:
-        ConfigError: a path is given and nothing is there.
+        ConfigError: there is no such file, or the retriever to start from has another
+            vocabulary, or none and none is given.
     """
+    if vocabulary and not pathlib.Path(vocabulary).is_file():
+        raise ConfigError(
+            f"VOCABULARY {vocabulary} is no file: give the vocab.txt of a BERT, or "
+            "leave it out to learn one from the passages."
+        )
+    if start is not None:
+        held = choose_tokenizer(start, source, vocabulary)
+        return lambda texts: held
     if vocabulary:
-        if not pathlib.Path(vocabulary).is_file():
-            raise ConfigError(
-                f"VOCABULARY {vocabulary} is no file: give the vocab.txt of a BERT, or "
-                "leave it out to learn one from the passages."
-            )
         return lambda texts: tokenizers.load_wordpiece(vocabulary)
-    if initial_checkpoint_path:
-        held = find_retriever(initial_checkpoint_path)
-        return lambda texts: tokenizers.load_tokenizer(held / "tokenizer")
     return lambda texts: tokenizers.train_wordpiece(texts, vocab_size)
+
+
+def choose_tokenizer(
+    start: PretrainedRetriever,
+    source: object,
+    vocabulary: str | None,
+    *,
+    lowercase: bool = True,
+) -> tokenizers.WordPieceTokenizer:
+    """Returns the tokeniser of weights that were trained elsewhere.
+
+    Args:
+        start: what their files say.
+        source: where they are, for errors.
+        vocabulary: a vocab.txt, or None for the one beside the weights.
+        lowercase: of `vocabulary`.
+
+    Raises:
+        ConfigError: neither the files nor the caller have one, or both differ.
+    """
+    if vocabulary is None:
+        if start.tokenizer is None:
+            raise ConfigError(
+                f"{source} ({start.format}) holds no vocabulary: give the vocab.txt "
+                "it was trained with, by VOCABULARY or --vocabulary. DPR's is that of "
+                "bert-base-uncased; ART's, of bert-large-uncased, is the same."
+            )
+        return start.tokenizer
+    given = tokenizers.load_wordpiece(vocabulary, lowercase=lowercase)
+    if start.tokenizer is not None and given.digest != start.tokenizer.digest:
+        raise ConfigError(
+            f"{source} was trained with another vocabulary than {vocabulary}: leave "
+            "VOCABULARY out, and its own is used."
+        )
+    return given
 
 
 def make_evidence(
@@ -385,27 +439,23 @@ def make_refresher(workspace: Workspace, dtype: str, chunk_tokens: int) -> Refre
 
 
 def initial_params(
-    workspace: Workspace, seed: int, checkpoint_path: str | None
+    workspace: Workspace,
+    seed: int,
+    start: PretrainedRetriever | None,
+    source: object,
 ) -> Params:
     """Returns the parameters to start from, whole on every device.
 
-    Raises:
-        ConfigError: the checkpoint is of another model.
+    Args:
+        workspace: with the encoder, fit to `start`.
+        seed: of what is drawn.
+        start: what to start from; None: from scratch.
+        source: where that is.
     """
-    if checkpoint_path is None:
-        return jax.jit(
-            workspace.encoder.init,
-            out_shardings=partitioning.replicated(workspace.mesh),
-        )(jax.random.key(seed))
-    held = load_retriever(checkpoint_path, workspace.mesh)
-    check_params(workspace.encoder, held.params, checkpoint_path)
-    if held.tokenizer.digest != workspace.tokenizers[RETRIEVER].digest:
-        raise ConfigError(
-            f"INITIAL_CHECKPOINT_PATH {checkpoint_path} was trained with another "
-            "vocabulary: leave VOCABULARY out, and its own is used."
-        )
-    report(f"starting from {checkpoint_path}: a retriever of art_jax")
-    return held.params
+    encoder, mesh, key = workspace.encoder, workspace.mesh, jax.random.key(seed)
+    if start is not None:
+        return pretrained.load_params(start, encoder, mesh, source, key=key)
+    return jax.jit(encoder.init, out_shardings=partitioning.replicated(mesh))(key)
 
 
 def check_stage(stage: Stage, workspace: Workspace) -> None:

@@ -18,6 +18,9 @@ class Teacher(Protocol):
     questions as rows. `score` then runs inside the compiled step.
     """
 
+    def describe(self) -> str:
+        """Returns what it is, in a line for people."""
+
     def make_tokenizer(self, texts: Iterable[str]) -> Any:
         """Returns its tokeniser; `texts` are the evidence's, for those that learn."""
 

@@ -40,6 +40,10 @@ class QueryLikelihoodTeacher:
         if self.mu <= 0:
             raise ConfigError(f"mu is {self.mu}: it must be positive.")
 
+    def describe(self) -> str:
+        """Returns what it is, in a line for people."""
+        return f"query likelihood of smoothed unigrams, mu {self.mu:g}"
+
     def make_tokenizer(self, texts: Iterable[str]) -> WordTokenizer:
         """Returns a tokeniser that knows the stems of every word of the evidence."""
         return train_words(texts)

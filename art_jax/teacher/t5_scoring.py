@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from art_jax import partitioning
-from art_jax.checkpoints import huggingface, t5x, tensors
+from art_jax.checkpoints import formats, tensors
 from art_jax.data.layouts import Layout, TokenTable
 from art_jax.data.tokenizers import SentencePieceTokenizer, load_sentencepiece
 from art_jax.errors import ConfigError
@@ -40,9 +40,9 @@ class T5Teacher:
             it: its logits alone take 4 * chunk_size * T * V bytes.
         max_passage_tokens: the most tokens of a passage, prompt and EOS included.
         max_question_tokens: T at most, the question's head and EOS included.
-        checkpoint_path: a native T5X checkpoint (`checkpoint_<step>`), or a folder of
-            Hugging Face with config.json and safetensors.
-        vocabulary: its SentencePiece model, a file.
+        checkpoint_path: a T5 in any format of `checkpoints.formats.open_t5`.
+        vocabulary: its SentencePiece model, a file; None: the one that lies beside
+            the weights.
         param_dtype: in which its parameters are held.
         prompt: the texts around passage and question.
     """
@@ -74,17 +74,20 @@ class T5Teacher:
             DataError: the file is no SentencePiece model.
         """
         del texts
-        self._weights_form()
-        if self.vocabulary is None or not pathlib.Path(self.vocabulary).is_file():
+        vocabulary = self._open().vocabulary
+        if self.vocabulary is not None:
+            vocabulary = pathlib.Path(self.vocabulary)
+        if vocabulary is None or not vocabulary.is_file():
             raise ConfigError(
-                f"T5Teacher.vocabulary is {self.vocabulary!r}, and no file: set "
+                f"T5Teacher.vocabulary is {self.vocabulary!r}, and no file, and none "
+                f"lies beside the weights in {self.checkpoint_path}: set "
                 "TEACHER_VOCABULARY to the teacher's SentencePiece model, which T5 "
                 "calls sentencepiece.model and Hugging Face spiece.model."
             )
-        tokenizer = load_sentencepiece(self.vocabulary)
+        tokenizer = load_sentencepiece(vocabulary)
         if tokenizer.vocab_size > self.config.vocab_size:
             raise ConfigError(
-                f"{self.vocabulary} has {tokenizer.vocab_size} pieces, but the teacher "
+                f"{vocabulary} has {tokenizer.vocab_size} pieces, but the teacher "
                 f"has embeddings for {self.config.vocab_size}: it is another model's."
             )
         return tokenizer
@@ -121,8 +124,9 @@ class T5Teacher:
             CorruptError: a file is missing or damaged.
         """
         del tokens, tokenizer
-        found, params = self._weights_form().open_t5(self.checkpoint_path)
-        _require_same_sizes(found, self.config, self.checkpoint_path)
+        found = self._open()
+        params = found.params
+        _require_same_sizes(found.config, self.config, self.checkpoint_path)
         shardings = jax.tree.map(
             lambda _, axes: partitioning.logical_sharding(axes, mesh),
             params,
@@ -131,19 +135,19 @@ class T5Teacher:
         _require_even_shards(params, shardings, self.config.num_heads)
         return tensors.to_devices(params, shardings, self.param_dtype)
 
-    def _weights_form(self):
-        """Returns the module that reads `checkpoint_path`."""
-        folder = pathlib.Path(self.checkpoint_path or "")
-        if self.checkpoint_path and (folder / "checkpoint").is_file():
-            return t5x
-        if self.checkpoint_path and (folder / "config.json").is_file():
-            return huggingface
-        raise ConfigError(
-            f"T5Teacher.checkpoint_path is {self.checkpoint_path!r}, where no weights "
-            "are: set TEACHER_CHECKPOINT_PATH to the folder checkpoint_<step> of a "
-            "native T5X checkpoint, or to a folder of Hugging Face with config.json "
-            "and model.safetensors. They must be on this machine's disk."
-        )
+    def describe(self) -> str:
+        """Returns what `checkpoint_path` was recognised as, for people."""
+        return f"{self.checkpoint_path}: {self._open().format}"
+
+    def _open(self) -> formats.PretrainedT5:
+        """Returns what lies at `checkpoint_path`, unread."""
+        if self.checkpoint_path is None:
+            raise ConfigError(
+                "T5Teacher.checkpoint_path is None: set TEACHER_CHECKPOINT_PATH to a "
+                "T5X checkpoint (checkpoint_<step>), or to a folder of Hugging Face, "
+                "on this machine's disk."
+            )
+        return formats.open_t5(self.checkpoint_path)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters in T5X's tree: for tests, and for shapes to load into."""

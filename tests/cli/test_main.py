@@ -55,7 +55,11 @@ def test_python_dash_m_is_the_same_command():
 
 
 @pytest.mark.parametrize(
-    "verb", ["quickstart", "train", "evaluate", "embed", "search", "data check"]
+    "verb",
+    [
+        *("quickstart", "train", "evaluate", "embed", "search"),
+        *("import", "export", "verify", "data check"),
+    ],
 )
 def test_every_verb_shows_an_example(art_jax, verb):
     code, out, _ = art_jax(*verb.split(), "--help")

@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import shutil
 
 import pytest
 
+from art_jax.checkpoints import formats
 from art_jax.checkpoints.retriever import load_retriever
 from art_jax.cli import gin_flags
 from art_jax.cli import train as train_module
@@ -64,11 +66,15 @@ def test_the_same_command_again_finds_its_work_done(
 def test_a_run_starts_from_anothers_retriever_with_its_vocabulary(
     finished_run, tmp_path
 ):
-    make = train_module.retriever_tokenizer(None, 300, str(finished_run))
+    start = formats.open_retriever(finished_run)
+    make = train_module.retriever_tokenizer(None, 300, start, finished_run)
     held = load_tokenizer(finished_run / "retriever" / "tokenizer")
     assert make(iter(())).digest == held.digest
     with pytest.raises(ConfigError, match="VOCABULARY .* is no file"):
-        train_module.retriever_tokenizer(str(tmp_path / "no.txt"), 300, None)
+        train_module.retriever_tokenizer(str(tmp_path / "no.txt"), 300, None, None)
+    start = dataclasses.replace(start, tokenizer=None)
+    with pytest.raises(ConfigError, match="holds no vocabulary: give the vocab.txt"):
+        train_module.retriever_tokenizer(None, 300, start, finished_run)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +173,8 @@ def test_a_checkpoint_of_another_model_ends_in_2(train, finished_run):
     start = str(finished_run)
     code, _, err = train(INITIAL_CHECKPOINT_PATH=start, HIDDEN_SIZE=16)
     assert code == 2
-    assert f"{start} holds another model" in err
-    assert "arrays differ" in err
-    assert "(32,), the encoder (16,)" in err
+    assert f"{start} (a retriever of art_jax) holds another model" in err
+    assert "its hidden_size is 32, not 16" in err
 
 
 def test_a_checkpoint_of_another_vocabulary_ends_in_2(train, finished_run, tmp_path):
@@ -189,7 +194,7 @@ def test_a_checkpoint_of_another_vocabulary_ends_in_2(train, finished_run, tmp_p
 def test_no_checkpoint_where_one_is_said_to_be_ends_in_2(train, tmp_path):
     code, _, err = train(INITIAL_CHECKPOINT_PATH="nowhere")
     assert code == 2
-    assert "nowhere holds no retriever" in err
+    assert "nowhere does not exist" in err
 
 
 def test_a_folder_of_something_else_is_left_alone(train, tmp_path):

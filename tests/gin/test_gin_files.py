@@ -14,14 +14,15 @@ from art_jax.data.documentation import prepare_corpus
 from art_jax.errors import ConfigError
 from art_jax.methods.art import Art
 from art_jax.methods.ict import Ict
-from art_jax.models import t5
+from art_jax.models import bert, t5
 from art_jax.teacher.query_likelihood import QueryLikelihoodTeacher
 from art_jax.teacher.t5_scoring import T5Teacher
 from art_jax.training import update
 
 GIN = pathlib.Path(__file__).parents[2] / "gin"
 RUNS = sorted(path.name for path in (GIN / "runs").glob("*.gin"))
-OWN_FILES = {"own_documents.gin", "quickstart.gin"}
+FROM_SCRATCH = {"own_documents.gin", "quickstart.gin"}
+OWN_FILES = {*FROM_SCRATCH, "own_documents_from_bert.gin"}
 PUBLISHED = [name for name in RUNS if name not in OWN_FILES]
 REQUIRED = {
     **{
@@ -32,11 +33,16 @@ REQUIRED = {
             "DEV_QUERIES",
             "INITIAL_CHECKPOINT_PATH",
             "TEACHER_CHECKPOINT_PATH",
-            "TEACHER_VOCABULARY",
         }
         for name in PUBLISHED
     },
     "own_documents.gin": {"MODEL_DIR", "PASSAGES", "QUERIES"},
+    "own_documents_from_bert.gin": {
+        "MODEL_DIR",
+        "PASSAGES",
+        "QUERIES",
+        "INITIAL_CHECKPOINT_PATH",
+    },
     "quickstart.gin": set(),
 }
 
@@ -73,7 +79,7 @@ def test_stages_and_encoder_build_and_fit_each_other(run):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0))
     assert set(shapes) == ({"shared"} if encoder.shared else {"query", "passage"})
     methods = [type(stage.method) for stage in stages]
-    assert methods == ([Ict, Art] if run in OWN_FILES else [Art])
+    assert methods == ([Ict, Art] if run in FROM_SCRATCH else [Art])
     for stage in stages:
         assert stage.train_steps >= 1
         stage.optimizer.build(stage.train_steps)
@@ -123,8 +129,8 @@ def test_published_settings(
     assert method.teacher.max_passage_tokens == 512
     assert method.teacher.max_question_tokens == 128
     assert method.teacher.param_dtype == "bfloat16"
-    assert method.teacher.checkpoint_path == method.teacher.vocabulary == "given"
-    assert vocabulary is None
+    assert method.teacher.checkpoint_path == "given"
+    assert method.teacher.vocabulary is vocabulary is None
 
 
 @pytest.mark.parametrize(
@@ -157,6 +163,20 @@ def test_the_published_retriever_is_megatrons_bert(more_files, sizes):
         False,
         0,
     )
+
+
+def test_a_retriever_can_be_hugging_faces_bert():
+    parse("art_nq_t0_3b.gin", "gin/models/bert_base.gin")
+    (encoder,) = arguments("encoder")
+    config = dataclasses.replace(
+        encoder.config, dropout_rate=0.1, attention_dropout_rate=0.1
+    )
+    assert config == bert.base(dtype="bfloat16", remat=True)
+    assert encoder.pooling == "cls"
+    given = ["TEACHER_CHECKPOINT_PATH = 'given'"]
+    parse("own_documents_from_bert.gin", "gin/models/t5_xl.gin", bindings=given)
+    (stages,) = arguments("stages")
+    assert isinstance(stages[0].method.teacher, T5Teacher)
 
 
 def step_inputs(run):
@@ -273,6 +293,7 @@ def test_every_model_and_method_file_is_used_or_usable():
         "tiny.gin",
         "dual_encoder_base.gin",
         "dual_encoder_large.gin",
+        "bert_base.gin",
         "t5_xl.gin",
         "t0_3b.gin",
         "t5_lm_xxl.gin",

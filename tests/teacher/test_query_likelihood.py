@@ -86,3 +86,7 @@ def test_refuses_mu_of_zero_and_evidence_without_words():
         QueryLikelihoodTeacher().count_evidence(
             make_token_table([[]], [[1, 1]]), vocab_size=4
         )
+
+
+def test_it_says_what_it_is():
+    assert QueryLikelihoodTeacher(mu=2.5).describe().endswith("unigrams, mu 2.5")

@@ -1,0 +1,116 @@
+"""`art-jax export`: a retriever, a T5 or embeddings as other tools read them."""
+
+import dataclasses
+import json
+import pathlib
+
+from art_jax import atomic, manifest
+from art_jax.checkpoints import (
+    formats,
+    hf_export,
+    hf_tokenizers,
+    huggingface,
+    model_card,
+    parity,
+    sentence_transformers,
+    tensors,
+)
+from art_jax.cli import import_weights
+from art_jax.cli.train import report
+from art_jax.data.evidence import load_evidence
+from art_jax.data.tokenizers import load_sentencepiece
+from art_jax.errors import ConfigError, CorruptError
+from art_jax.index import export as index_export
+
+# Each writes a retriever into an empty folder.
+RETRIEVER_WRITERS = {
+    "sentence-transformers": sentence_transformers.save_retriever,
+    "huggingface": hf_export.save_berts,
+    "dpr": hf_export.save_dpr,
+}
+T5_MAX_TOKENS = 512
+
+
+def run(options) -> None:
+    """Runs the verb `export`."""
+    source = pathlib.Path(options.run)
+    if options.output_dir is None and not source.is_dir():
+        raise ConfigError(f"{source} is no folder to write into: give --output_dir.")
+    target = pathlib.Path(options.output_dir or source / "exports" / options.to)
+    import_weights.require_new(target)
+    if options.to in index_export.FORMS:
+        export_index(source, target, options.to, options.dtype)
+    elif formats.is_t5(source):
+        export_t5(source, target, options.to)
+    else:
+        export_retriever(source, target, options.to)
+    print(target)
+
+
+def export_index(
+    source: pathlib.Path, target: pathlib.Path, form: str, dtype: str
+) -> None:
+    """Writes the embeddings of a run's index; see `index.export`."""
+    if not (source / "index").exists():
+        raise ConfigError(
+            f"{source} holds no index: make one with `art-jax embed {source}`."
+        )
+    evidence = load_evidence(source / "evidence", verify=True)
+    num_rows = index_export.export_embeddings(
+        source / "index", evidence, target, form=form, dtype=dtype
+    )
+    report(f"{num_rows:,} embeddings")
+
+
+def export_t5(source: pathlib.Path, target: pathlib.Path, to: str) -> None:
+    """Writes a T5 of any format for Hugging Face or T5X."""
+    if to not in ("huggingface", "t5x"):
+        raise ConfigError(f"{source} is a T5: export it --to huggingface or t5x.")
+    found = formats.open_t5(source)
+    report(f"{source}: {found.format}")
+    if to == "t5x":
+        import_weights.write_t5x(target, found)
+        return
+    folder = atomic.new_directory(target)
+    huggingface.save_t5(folder, found.config, found.params)
+    if found.vocabulary is not None:
+        tokenizer = load_sentencepiece(found.vocabulary)
+        hf_tokenizers.save_tokenizer(folder, tokenizer, T5_MAX_TOKENS)
+    manifest.write_manifest(folder, {"kind": "export", "to": to})
+    atomic.finish_directory(target)
+
+
+def export_retriever(source: pathlib.Path, target: pathlib.Path, to: str) -> None:
+    """Writes a retriever for another tool, with a model card and test vectors."""
+    if to not in RETRIEVER_WRITERS:
+        raise ConfigError(
+            f"{source} is a retriever: export it --to {', '.join(RETRIEVER_WRITERS)}."
+        )
+    metrics = read_metrics(source)
+    model = import_weights.read_retriever(source)
+    model = dataclasses.replace(model, params=tensors.to_host(model.params))
+    folder = atomic.new_directory(target)
+    RETRIEVER_WRITERS[to](folder, model)
+    parity.write_parity(folder, model, to)
+    card = model_card.make_card(to, model, metrics=metrics)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    manifest.write_manifest(folder, {"kind": "export", "to": to})
+    atomic.finish_directory(target)
+
+
+def read_metrics(run: pathlib.Path) -> dict[str, float]:
+    """Returns what `art-jax evaluate` measured of a run, {} where it did not."""
+    path = run / "evaluation" / "retriever.json"
+    if not path.is_file():
+        report(f"no {path}: the model card will state no metrics (art-jax evaluate)")
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            f"{name} ({record['task']}, {record['split']})": value
+            for name, value in record["metrics"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError(
+            f"{path} is no record of `art-jax evaluate` ({error!r}): evaluate again."
+        ) from error
