@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
+import jax
 import numpy as np
 
 from art_jax.checkpoints import (
@@ -124,8 +125,14 @@ def open_dpr(folder: str | os.PathLike, **changes) -> tuple[BertConfig, int, Par
     )
     config = dataclasses.replace(config, **changes)
     weights = names.dpr_weights(config, projection_dim, encoder)
+    if bool(projection_dim) != (f"{encoder}.encode_proj.weight" in tensors):
+        raise CorruptError(
+            f"{settings.path}: projection_dim is {projection_dim}, and the tensors "
+            f"hold {'no' if projection_dim else 'a'} projection: the files are of two "
+            "models."
+        )
     tower = to_params(weights, tensors, folder)
-    require_shapes(tower["encoder"], bert.param_shapes(config), folder)
+    require_shapes(tower, _tower_shapes(config, projection_dim), folder)
     config, params = _own_form(settings, config, tower["encoder"])
     return config, projection_dim, {**tower, "encoder": params}
 
@@ -249,7 +256,7 @@ def save_dpr(
             f"{projection_dim} is none of DPR's, which takes the first token's vector "
             "and maps it where projection_dim is not 0."
         )
-    require_shapes(tower["encoder"], bert.param_shapes(config), "the tower to write")
+    require_shapes(tower, _tower_shapes(config, projection_dim), "the tower to write")
     own, (config, params) = config, bert_form.published_form(config, tower["encoder"])
     config = dataclasses.replace(config, add_pooler=False)
     settings = {
@@ -387,6 +394,18 @@ def _write(
         "torch_dtype": dtype,
     }
     json_files.write_object(pathlib.Path(folder) / "config.json", config)
+
+
+def _tower_shapes(config: BertConfig, projection_dim: int) -> Params:
+    """What a tower of DPR's holds, as shapes."""
+    shapes: dict = {"encoder": bert.param_shapes(config)}
+    if projection_dim:
+        kernel, bias = (config.hidden_size, projection_dim), (projection_dim,)
+        shapes["projection"] = {
+            "kernel": jax.ShapeDtypeStruct(kernel, np.float32),
+            "bias": jax.ShapeDtypeStruct(bias, np.float32),
+        }
+    return shapes
 
 
 def _zero_pooler(config: BertConfig, params: Params) -> Params:
