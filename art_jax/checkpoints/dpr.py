@@ -11,12 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from art_jax.checkpoints import names
-from art_jax.checkpoints.param_shapes import require_shapes
 from art_jax.checkpoints.pickles import Record
-from art_jax.checkpoints.pretrained import PretrainedRetriever, encoder_of
+from art_jax.checkpoints.pretrained import PretrainedRetriever, require_towers
 from art_jax.checkpoints.tensors import FileTensor
 from art_jax.checkpoints.torch_files import named_tensors, open_torch
 from art_jax.checkpoints.weights import Weight, to_params
@@ -85,8 +82,7 @@ def open_retriever(
         max_passage_tokens=max_tokens,
         training=facts,
     )
-    shapes = jax.eval_shape(encoder_of(found).init, jax.random.key(0))
-    require_shapes(towers, shapes, path)
+    require_towers(found, path)
     return found
 
 

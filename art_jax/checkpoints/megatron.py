@@ -24,13 +24,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from art_jax.checkpoints import tensors
-from art_jax.checkpoints.param_shapes import require_shapes
 from art_jax.checkpoints.pickles import Record
-from art_jax.checkpoints.pretrained import PretrainedRetriever, encoder_of
+from art_jax.checkpoints.pretrained import PretrainedRetriever, require_towers
 from art_jax.checkpoints.tensors import FileTensor
 from art_jax.checkpoints.torch_files import named_tensors, open_torch
 from art_jax.checkpoints.weights import Weight, to_params
@@ -392,6 +390,5 @@ def _describe(
         max_passage_tokens=max_tokens,
         training={} if iteration is None else {"iteration": iteration},
     )
-    shapes = jax.eval_shape(encoder_of(found).init, jax.random.key(0))
-    require_shapes(towers, shapes, file)
+    require_towers(found, file)
     return found

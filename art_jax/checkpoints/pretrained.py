@@ -1,6 +1,7 @@
 """A retriever as its files say it is, whoever wrote them, before it is read."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -82,6 +83,21 @@ def encoder_of(found: PretrainedRetriever, *, pooling: str = "cls") -> DualEncod
         projection_dim=found.projection_dim,
         normalize=bool(found.normalize),
     )
+
+
+def require_towers(found: PretrainedRetriever, source: object) -> None:
+    """Raises CorruptError unless the towers have the arrays that their sizes ask for.
+
+    Args:
+        found: what the files say and hold.
+        source: where they are, for the message.
+    """
+    require_shapes(found.towers, _param_shapes(encoder_of(found)), source)
+
+
+@functools.cache
+def _param_shapes(encoder: DualEncoder) -> Params:
+    return jax.eval_shape(encoder.init, jax.random.key(0))
 
 
 def fit_encoder(
