@@ -30,7 +30,11 @@ setuptools.setup(
     # Named one by one: a bare search would install `tests` as a top-level package,
     # and `gin` over the gin-config package.
     package_dir={"art_jax.tasks": "tasks", "art_jax.gin": "gin"},
-    package_data={"art_jax": ["py.typed"], "art_jax.gin": ["**/*.gin"]},
+    package_data={
+        "art_jax": ["py.typed"],
+        "art_jax.checkpoints": ["*.py.txt"],
+        "art_jax.gin": ["**/*.gin"],
+    },
     install_requires=[
         "bm25s>=0.3",
         "PyStemmer>=3.0",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import art_jax
-from art_jax.checkpoints.parity import FILE as PARITY_FILE
+from art_jax.checkpoints import parity
 from art_jax.checkpoints.parity import similarity
 from art_jax.checkpoints.retriever import SavedRetriever
 from art_jax.errors import ConfigError
@@ -50,6 +50,7 @@ def make_card(
         raise ConfigError(
             f"there is no model card of kind {kind!r}: the kinds are {', '.join(KINDS)}"
         )
+    trained, retriever = retriever, parity.as_exported(retriever, kind)
     sections = [
         _front_matter(kind, base_model),
         "# A passage retriever trained with art_jax\n",
@@ -57,7 +58,7 @@ def make_card(
         "## How to load it\n",
         _loading(kind, retriever),
         "## How it reads texts\n",
-        _reading(kind, retriever),
+        _reading(retriever, trained.max_query_tokens),
         "## How it was trained\n",
         _facts(retriever.training) or "Its files do not say.\n",
     ]
@@ -197,12 +198,9 @@ score = question_vector @ passage_encoder(**passage).pooler_output.T
 """
 
 
-def _reading(kind: str, retriever: SavedRetriever) -> str:
+def _reading(retriever: SavedRetriever, trained_query_tokens: int) -> str:
     encoder, config = retriever.encoder, retriever.encoder.config
     query_tokens = retriever.max_query_tokens
-    if kind == "sentence-transformers" and encoder.shared:
-        # One limit serves both sides there.
-        query_tokens = retriever.max_passage_tokens
     case = "lower-cased" if retriever.tokenizer.lowercase else "cased"
     lines = [
         f"- Word pieces, {case}, a vocabulary of {retriever.tokenizer.vocab_size:,}.",
@@ -226,9 +224,9 @@ def _reading(kind: str, retriever: SavedRetriever) -> str:
         "reads `[SEP]` as the special token. Where a text itself holds `[SEP]`, take "
         "that out first.\n"
     )
-    if query_tokens != retriever.max_query_tokens:
+    if query_tokens != trained_query_tokens:
         text += (
-            f"\nIn training queries were cut to {retriever.max_query_tokens} tokens. "
+            f"\nIn training queries were cut to {trained_query_tokens} tokens. "
             "One encoder has one limit here, which is that of passages.\n"
         )
     return text
@@ -246,7 +244,7 @@ def _table(metrics: Mapping[str, Any]) -> str:
 
 def _check() -> str:
     return (
-        f"`{PARITY_FILE}` holds texts and the vectors they must give, within the "
+        f"`{parity.FILE}` holds texts and the vectors they must give, within the "
         "`max_abs_difference` it states, computed by art_jax "
         f"{art_jax.__version__} in float32.\n"
     )

@@ -46,6 +46,21 @@ def similarity(encoder: DualEncoder) -> str:
     return "cosine" if encoder.normalize else "dot"
 
 
+def as_exported(retriever: SavedRetriever, kind: str) -> SavedRetriever:
+    """A retriever with the limits that it has elsewhere.
+
+    One encoder of both sides has one limit there, which is that of passages, except
+    in DPR's form, where it is written twice.
+
+    Args:
+        retriever: as art_jax has it.
+        kind: of export: "sentence-transformers", "huggingface" or "dpr".
+    """
+    if not retriever.encoder.shared or kind == "dpr":
+        return retriever
+    return dataclasses.replace(retriever, max_query_tokens=retriever.max_passage_tokens)
+
+
 def passage_text(title: str, text: str) -> str:
     """A passage as one string for tokenisers of Hugging Face.
 
@@ -85,8 +100,10 @@ def parity_cases(
     )
     # Accelerators multiply float32 in fewer bits unless told otherwise.
     with jax.default_matmul_precision("highest"):
-        query_rows = np.asarray(encoder.encode_query(params, query_tokens))
-        passage_rows = np.asarray(encoder.encode_passage(params, passage_tokens))
+        query_rows = np.asarray(jax.jit(encoder.encode_query)(params, query_tokens))
+        passage_rows = np.asarray(
+            jax.jit(encoder.encode_passage)(params, passage_tokens)
+        )
     largest = max(np.abs(query_rows).max(), np.abs(passage_rows).max())
     return {
         "format": _FORMAT,
@@ -110,9 +127,16 @@ def parity_cases(
     }
 
 
-def write_parity(folder: pathlib.Path, retriever: SavedRetriever) -> None:
-    """Writes `parity.json` with `parity_cases` of the usual texts."""
-    text = json.dumps(parity_cases(retriever), indent=1) + "\n"
+def write_parity(folder: pathlib.Path, retriever: SavedRetriever, kind: str) -> None:
+    """Writes `parity.json` with `parity_cases` of the usual texts.
+
+    Args:
+        folder: of the export.
+        retriever: as art_jax has it.
+        kind: of export, see `as_exported`.
+    """
+    cases = parity_cases(as_exported(retriever, kind))
+    text = json.dumps(cases, indent=1) + "\n"
     (folder / FILE).write_text(text, encoding="utf-8")
 
 

@@ -90,12 +90,16 @@ def test_similarity_and_lengths(make_retriever):
     assert "vectors of 4 numbers" in card
 
 
-def test_one_encoder_of_sentence_transformers_has_one_limit(make_retriever):
+def test_one_encoder_has_one_limit_elsewhere(make_retriever):
     made = make_retriever(shared=True)
-    card = model_card.make_card("sentence-transformers", made)
-    assert "at most 9 tokens" not in card
-    assert "In training queries were cut to 9 tokens." in card
-    assert "In training queries" not in model_card.make_card("huggingface", made)
+    for kind, is_cut in (
+        ("sentence-transformers", True),
+        ("huggingface", True),
+        ("dpr", False),
+    ):
+        card = model_card.make_card(kind, made)
+        assert ("at most 9 tokens" not in card) == is_cut
+        assert ("In training queries were cut to 9 tokens." in card) == is_cut
 
 
 def test_trust_is_asked_for_only_where_code_is_run(make_retriever):

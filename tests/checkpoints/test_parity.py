@@ -13,7 +13,7 @@ from art_jax.data.passages import Passage
 
 def encode(retriever, token_ids, side):
     tokens = np.array([token_ids], np.int32)
-    encode = getattr(retriever.encoder, f"encode_{side}")
+    encode = jax.jit(getattr(retriever.encoder, f"encode_{side}"))
     return np.asarray(encode(retriever.params, tokens))[0]
 
 
@@ -29,10 +29,8 @@ def cases(made):
 
 def test_each_embedding_is_that_of_its_tokens(made, cases):
     for side, entry in (
-        ("query", cases["queries"][0]),
         ("query", cases["queries"][2]),
         ("passage", cases["passages"][1]),
-        ("passage", cases["passages"][2]),
     ):
         want = encode(made, entry["token_ids"], side)
         # Alone, without the padding it may have had in its batch.
@@ -72,7 +70,7 @@ def test_the_similarity_is_named(make_retriever, normalize, name):
 
 
 def test_every_float32_survives_the_file(made, cases, tmp_path):
-    parity.write_parity(tmp_path, made)
+    parity.write_parity(tmp_path, made, "dpr")
     read = json.loads((tmp_path / "parity.json").read_text())
     assert read == cases
     rows = np.array([entry["embedding"] for entry in read["queries"]], np.float32)
@@ -103,3 +101,27 @@ def test_the_tolerance_is_a_share_of_the_largest_number(make_retriever):
     ]
     assert tolerances[1] == pytest.approx(1024 * tolerances[0], rel=0.1)
     assert 0 < tolerances[0] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "shared", "limit"),
+    [
+        ("sentence-transformers", True, 20),
+        ("huggingface", True, 20),
+        ("dpr", True, 9),
+        ("sentence-transformers", False, 9),
+        ("huggingface", False, 9),
+    ],
+)
+def test_one_encoder_cuts_queries_where_it_cuts_passages(
+    make_retriever, kind, shared, limit
+):
+    exported = parity.as_exported(make_retriever(shared=shared), kind)
+    assert (exported.max_query_tokens, exported.max_passage_tokens) == (limit, 20)
+
+
+def test_the_file_holds_what_the_export_cuts(make_retriever, tmp_path):
+    made = make_retriever(shared=True)
+    parity.write_parity(tmp_path, made, "sentence-transformers")
+    cases = json.loads((tmp_path / "parity.json").read_text())
+    assert max(len(query["token_ids"]) for query in cases["queries"]) == 20
