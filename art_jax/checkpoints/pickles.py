@@ -69,8 +69,8 @@ def read_pickle(
             machine.run(opcode.name, argument)
     except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
         raise CorruptError(
-            f"{source}: the pickle in it is damaged ({error}): copy the file again "
-            "from its source."
+            f"{source}: the pickle in it is damaged ({error!s:.200}): copy the file "
+            "again from its source."
         ) from error
     raise CorruptError(
         f"{source}: the pickle in it has no end: copy the file again from its source."

@@ -32,6 +32,8 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _LEGACY_PROTOCOL = 1001
 _ZIP_START = b"PK\x03\x04"
 _MAX_AXES = 32
+_MAX_DEPTH = 20
+_MAX_TENSORS = 100_000
 
 _STORAGE_DTYPES = {
     "torch.FloatStorage": np.dtype("float32"),
@@ -52,7 +54,7 @@ _RECORDS = {
     "argparse.Namespace",
     "torch.device",
     *(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64")),
-    *(f"torch.{name}" for name in ("half", "float", "double", "int64", "long")),
+    *(f"torch.{name}" for name in ("uint8", "int8", "int16", "int32", "int64", "bool")),
     *(
         f"numpy.{core}.multiarray.{name}"
         for core in ("core", "_core")
@@ -104,17 +106,17 @@ def named_tensors(tree: Any, source: object) -> dict[str, FileTensor]:
     """
     named: dict[str, FileTensor] = {}
     todo: list[tuple[str, int, Any]] = [("", 0, tree)]
-    num_visited = 0
+    num_found = 0
     while todo:
         name, depth, node = todo.pop()
-        num_visited += 1
-        # A dict inside itself, or one that each of many dicts holds twice.
-        if depth > 100 or num_visited > 100_000:
-            raise CorruptError(
-                f"{source}: its dicts hold each other without end: this is no "
-                "checkpoint, do not use it."
-            )
         if isinstance(node, dict):
+            num_found += len(node)
+            # A dict inside itself, or one that each of many dicts holds twice.
+            if depth > _MAX_DEPTH or num_found > _MAX_TENSORS:
+                raise CorruptError(
+                    f"{source}: its dicts hold each other without end, or more than "
+                    f"{_MAX_TENSORS} tensors: this is no checkpoint, do not use it."
+                )
             prefix = f"{name}." if depth else ""
             todo += ((f"{prefix}{key}", depth + 1, node[key]) for key in node)
         elif isinstance(node, FileTensor):
@@ -176,7 +178,7 @@ class _Storages:
 
     def find(self, persistent_id: Any) -> _Storage:
         """The storage of ("storage", class, key, device, size)."""
-        # Files of the old form have a sixth part, None unless torch was below 0.4.
+        # The old form has a sixth part: None, or the storage that this is a part of.
         match persistent_id:
             case ("storage", np.dtype() as dtype, str(key), str(), int(size)):
                 pass
@@ -184,7 +186,7 @@ class _Storages:
                 pass
             case _:
                 raise ValueError("a tensor's storage has an unknown form")
-        if size < 0:
+        if not 0 <= size < 2**63:
             raise ValueError(f"storage {key[:50]!r} has {size} values")
         storage = self.by_key.setdefault(key, _Storage(self.path, key, dtype, size))
         if (storage.dtype, storage.size) != (dtype, size):
@@ -296,7 +298,10 @@ def _zip_members(path: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+    except (
+        *(zipfile.BadZipFile, NotImplementedError, struct.error),
+        *(ValueError, OSError, ArithmeticError),
+    ) as error:
         raise CorruptError(
             f"{path} starts as a zip archive and does not end as one ({error}): it "
             "was cut short, copy it again from its source."
@@ -319,8 +324,8 @@ def _member_start(path: pathlib.Path, member: zipfile.ZipInfo) -> int:
         )
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
-        # zipfile computes the offset, and from damaged numbers a negative one.
-        file.seek(member.header_offset if member.header_offset >= 0 else size)
+        # zipfile computes the offset, and from damaged numbers an impossible one.
+        file.seek(member.header_offset if 0 <= member.header_offset < size else size)
         header = file.read(30)
     if len(header) == 30 and header.startswith(_ZIP_START):
         start = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))

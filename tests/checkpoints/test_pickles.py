@@ -54,11 +54,12 @@ def test_strings_of_python_2_are_text():
     assert read(b"(S'a'\nU\x01bT\x01\x00\x00\x00ct.") == ("a", "b", "c")
 
 
-def test_what_is_shared_stays_shared_and_may_hold_itself():
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_is_shared_stays_shared_and_may_hold_itself(protocol):
     inner = {"a": 1}
     outer = [inner, inner]
     outer.append(outer)
-    got = read(pickle.dumps(outer, 2))
+    got = read(pickle.dumps(outer, protocol))
     assert got[0] is got[1]
     assert got[2] is got
 
@@ -192,6 +193,7 @@ def test_a_dotted_name_is_never_asked_for():
         b"K\x01(K\x01e.",
         b"}(K\x01u.",
         b"K\x01NK\x01s.",
+        b"]K\x05aK\x00K\x06s.",
         b"}K\x01K\x02\x85NsR.",
         b"K\x01)R.",
         b"cm\nf\nK\x01R.",

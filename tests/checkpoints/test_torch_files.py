@@ -252,7 +252,7 @@ def test_an_expanded_tensor_no_larger_than_its_storage_is_read(save, torch_write
     np.testing.assert_array_equal(got, [[4, 5, 6, 7, 8, 9]] * 2)
 
 
-@pytest.mark.parametrize("size", [13, 2**40, 2**62, -1])
+@pytest.mark.parametrize("size", [13, 2**40, 2**62, 2**63, 2**70, -1])
 def test_a_storage_larger_than_the_file_is_an_error(save, torch_writer, size):
     view = torch_writer.View(ARRAY, 0, (1,), (1,), size=size)
     with pytest.raises(CorruptError, match=r"model\.pt"):
@@ -450,6 +450,35 @@ def test_dicts_without_end_are_an_error():
     doubled = {}
     for _ in range(25):
         doubled = {"a": doubled, "b": doubled}
-    for tree in (itself, doubled):
+    # One that would be copied before its depth is seen.
+    wide = dict.fromkeys(range(10**5), {})
+    wide[-1] = wide
+    for tree in (itself, doubled, wide):
         with pytest.raises(CorruptError, match="without end"):
             named_tensors(tree, "model.pt")
+
+
+def test_a_checkpoint_has_no_more_tensors_than_any_model_has():
+    tree = dict.fromkeys(range(torch_files._MAX_TENSORS), None)
+    assert named_tensors(tree, "model.pt") == {}
+    with pytest.raises(CorruptError, match="more than 100000 tensors"):
+        named_tensors({**tree, "a": None}, "model.pt")
+
+
+def test_a_name_of_many_parts_is_read_up_to_the_deepest_allowed():
+    tree = {"a": tensor()}
+    for _ in range(torch_files._MAX_DEPTH):
+        tree = {"a": tree}
+    (name,) = named_tensors(tree, "model.pt")
+    assert name == ".".join("a" * (torch_files._MAX_DEPTH + 1))
+    with pytest.raises(CorruptError, match="without end"):
+        named_tensors({"a": tree}, "model.pt")
+
+
+@pytest.mark.parametrize("offset", [-1, 2**63, 2**64 - 1])
+def test_an_impossible_place_of_a_member_is_an_error(torch_writer, tmp_path, offset):
+    path = torch_writer.save_zip(tmp_path / "model.pt", {"a": ARRAY})
+    member = torch_files._zip_members(path)["archive/data/0"]
+    member.header_offset = offset
+    with pytest.raises(CorruptError, match="not where the archive says"):
+        torch_files._member_start(path, member)
