@@ -101,7 +101,7 @@ def open_t5(folder: str | pathlib.Path, **changes) -> tuple[T5Config, Params]:
 
     Returns:
         The configuration, and the parameters in our tree, a dict of `FileTensor`s in
-        the file's dtype; of scanned arrays, each reads its own layer.
+        the file's dtype; scanned layers as `t5x_scan` splits them.
 
     Raises:
         ConfigError: the folder is no T5X checkpoint, or not of a T5.

@@ -9,8 +9,13 @@ table of relative position biases:
     encoder/encoder/mlp/wi_0/kernel         [D, L, F]      layers_i/...  [D, F]
     encoder/encoder/relpos_bias/...         [H, L, 32]     layers_i/...  [H, 32]
 
-Both directions are lazy: a layer reads its slice, a scanned array its layers.
+Both directions are lazy. T5X stores a scanned array in chunks of all layers, so a layer
+by itself would cost as much as all of them: a part of a layer is read with the same
+part of its fellows, which are kept until another array is read. Whoever reads layers
+of one array one after the other, as `tensors.to_devices` does, reads it once.
 """
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -34,12 +39,13 @@ def split_layers(target: Params, source: object) -> Params:
     Raises:
         CorruptError: scanned arrays differ in how many layers they have.
     """
-    result = dict(target)
+    result, last_read = dict(target), _LastRead()
     for name in _STACKS:
         stack = target.get(name)
         if isinstance(stack, dict) and isinstance(stack.get(name), dict):
             rest = {key: value for key, value in stack.items() if key != name}
-            result[name] = rest | _split(stack[name], f"{source}: {name}/{name}")
+            where = f"{source}: {name}/{name}"
+            result[name] = rest | _split(stack[name], where, last_read)
     return result
 
 
@@ -77,7 +83,7 @@ def stack_layers(params: Params, config: T5Config) -> Params:
     return result
 
 
-def _split(scanned: Params, source: str) -> Params:
+def _split(scanned: Params, source: str, last_read: "_LastRead") -> Params:
     leaves = jax.tree.leaves(scanned)
     counts = sorted({leaf.shape[1] if leaf.ndim > 1 else 0 for leaf in leaves})
     if len(counts) != 1 or not 1 <= counts[0] <= _MAX_LAYERS:
@@ -88,20 +94,38 @@ def _split(scanned: Params, source: str) -> Params:
 
     def layer(i: int) -> Params:
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _joined(path, _layer(leaf, i)), scanned
+            lambda path, leaf: _joined(path, _layer(leaf, i, last_read)), scanned
         )
 
     return {f"layers_{i}": layer(i) for i in range(counts[0])}
 
 
-def _layer(tensor: FileTensor, layer: int) -> FileTensor:
+@dataclasses.dataclass
+class _LastRead:
+    """What was read of the scanned array that was read last, by the parts' bounds."""
+
+    tensor: FileTensor | None = None
+    parts: dict[tuple, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def read(self, tensor: FileTensor, index: Index) -> np.ndarray:
+        """A part of a scanned array."""
+        if self.tensor is not tensor:
+            self.tensor, self.parts = tensor, {}
+        bounds = tuple((part.start, part.stop) for part in index)
+        if bounds not in self.parts:
+            self.parts[bounds] = tensor.read(index)
+        return self.parts[bounds]
+
+
+def _layer(tensor: FileTensor, layer: int, last_read: _LastRead) -> FileTensor:
     """One layer of a scanned array, without the axis of layers."""
-    here = slice(layer, layer + 1)
-    return FileTensor(
-        (tensor.shape[0], *tensor.shape[2:]),
-        tensor.dtype,
-        lambda index: tensor.read((index[0], here, *index[1:])).squeeze(1),
-    )
+    layers = slice(0, tensor.shape[1])
+
+    def read(index: Index) -> np.ndarray:
+        return last_read.read(tensor, (index[0], layers, *index[1:]))[:, layer]
+
+    shape = (tensor.shape[0], *tensor.shape[2:])
+    return FileTensor(shape, tensor.dtype, read, source=tensor)
 
 
 def _head_axis(path: tuple) -> int | None:
@@ -132,9 +156,8 @@ def _joined(path: tuple, tensor: FileTensor) -> FileTensor:
         cut = slice(begin, begin + wanted.stop - wanted.start)
         return part[(slice(None),) * axis + (cut,)]
 
-    return FileTensor(
-        (*others[0], num_heads * head_dim, *others[1]), tensor.dtype, read
-    )
+    shape = (*others[0], num_heads * head_dim, *others[1])
+    return FileTensor(shape, tensor.dtype, read, tensor.source)
 
 
 def _unjoined_shape(path: tuple, shape: tuple[int, ...], config: T5Config) -> tuple:

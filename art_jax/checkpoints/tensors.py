@@ -5,7 +5,7 @@ trees of `FileTensor`s: shapes and dtypes at once, values a tensor at a time.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -24,11 +24,14 @@ class FileTensor:
     shape: its sizes.
     dtype: as the file holds it.
     read: given slices with step 1, one an axis, returns that part.
+    source: what in the file it is a part of, where parts are cheaper to read one
+        after the other; None: nothing.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[Index], np.ndarray] = dataclasses.field(repr=False)
+    source: Hashable = dataclasses.field(default=None, repr=False)
 
     @property
     def ndim(self) -> int:
@@ -44,7 +47,10 @@ class FileTensor:
     def T(self) -> "FileTensor":  # noqa: N802 (NumPy's name)
         """The tensor with its axes in reverse order, still unread."""
         return FileTensor(
-            self.shape[::-1], self.dtype, lambda index: self.read(index[::-1]).T
+            self.shape[::-1],
+            self.dtype,
+            lambda index: self.read(index[::-1]).T,
+            self.source,
         )
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -85,7 +91,7 @@ def to_host(tree: Any, dtype: str | None = None) -> Any:
         tree: of `FileTensor`s and arrays.
         dtype: to cast to; None: as the files have them.
     """
-    return jax.tree.map(lambda leaf: _cast(np.asarray(leaf), dtype), tree)
+    return _map_by_source(lambda leaf: _cast(np.asarray(leaf), dtype), tree)
 
 
 def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
@@ -127,7 +133,24 @@ def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
         # tensor must not join this one there.
         return array.block_until_ready()
 
-    return jax.tree.map(put, tree, shardings)
+    return _map_by_source(put, tree, shardings)
+
+
+def _map_by_source(function: Callable, tree: Any, *rest: Any) -> Any:
+    """`jax.tree.map`, parts of one source one after the other."""
+    leaves, treedef = jax.tree.flatten(tree)
+    others = [treedef.flatten_up_to(other) for other in rest]
+    sources = [getattr(leaf, "source", None) for leaf in leaves]
+    first: dict[Hashable, int] = {}
+    for i, source in enumerate(sources):
+        first.setdefault(source, i)
+    places = [
+        i if source is None else first[source] for i, source in enumerate(sources)
+    ]
+    results: list = [None] * len(leaves)
+    for i in sorted(range(len(leaves)), key=places.__getitem__):
+        results[i] = function(leaves[i], *(other[i] for other in others))
+    return treedef.unflatten(results)
 
 
 def _cast(array: np.ndarray, dtype: str | None) -> np.ndarray:

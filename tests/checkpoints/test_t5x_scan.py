@@ -80,13 +80,28 @@ def test_a_part_of_a_layer_reads_no_more_heads_than_it_needs(rows, joined, name)
     if name == "query":
         want = QUERY[:, 1].reshape(D, H * K)[rows_slice, joined_slice]
         got = layer.read((rows_slice, joined_slice))
-        wanted = (tuple(rows), (1, 2), heads, (0, K))
+        wanted = (tuple(rows), (0, L), heads, (0, K))
     else:
         want = OUT[:, 1].reshape(H * K, D)[joined_slice, rows_slice]
         got = layer.read((joined_slice, rows_slice))
-        wanted = (heads, (1, 2), (0, K), tuple(rows))
+        wanted = (heads, (0, L), (0, K), tuple(rows))
     np.testing.assert_array_equal(got, want)
     assert reads == [wanted]
+
+
+def test_an_array_is_read_once_for_all_its_layers_and_kept_no_longer():
+    (query, query_reads), (scale, scale_reads) = counted(QUERY), counted(SCALE)
+    stack = {"attention": {"query": {"kernel": query}}, "norm": {"scale": scale}}
+    params = t5x_scan.split_layers({"encoder": {"encoder": stack}}, "here")
+    read = tensors.to_host(params)["encoder"]
+    for i in range(L):
+        kernel = read[f"layers_{i}"]["attention"]["query"]["kernel"]
+        np.testing.assert_array_equal(kernel, QUERY[:, i].reshape(D, H * K))
+        np.testing.assert_array_equal(read[f"layers_{i}"]["norm"]["scale"], SCALE[:, i])
+    assert (len(query_reads), len(scale_reads)) == (1, 1)
+    np.asarray(params["encoder"]["layers_0"]["attention"]["query"]["kernel"])
+    np.asarray(params["encoder"]["layers_1"]["norm"]["scale"])
+    assert (len(query_reads), len(scale_reads)) == (2, 2)
 
 
 def test_stacking_undoes_splitting():

@@ -85,6 +85,29 @@ def test_one_sharding_serves_a_whole_tree(mesh):
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(held))
 
 
+def test_parts_of_one_source_are_read_one_after_the_other():
+    order = []
+
+    def tensor(name, source=None):
+        def read(index):
+            order.append(name)
+            return ARRAY[index]
+
+        return tensors.FileTensor(ARRAY.shape, ARRAY.dtype, read, source)
+
+    tree = {
+        "a": {"x": tensor("ax", 1), "y": tensor("ay")},
+        "b": {"x": tensor("bx", 1).T.T, "y": tensor("by", 2), "z": ARRAY},
+        "c": {"x": tensor("cx", 1), "y": tensor("cy", 2)},
+    }
+    sharding = partitioning.replicated(partitioning.make_mesh(2))
+    for call in (tensors.to_host, lambda tree: tensors.to_devices(tree, sharding)):
+        order.clear()
+        held = call(tree)
+        assert order == ["ax", "bx", "cx", "ay", "by", "cy"]
+        assert jax.tree.structure(held) == jax.tree.structure(tree)
+
+
 def test_a_sharding_that_does_not_divide_is_an_error():
     mesh = partitioning.make_mesh(8)
     with pytest.raises(ValueError, match="evenly divide"):
