@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from art_jax.checkpoints import (
@@ -90,7 +91,7 @@ def open_bert(folder: str | os.PathLike, **changes) -> tuple[BertConfig, Params]
     has_pooler = f"{prefix}pooler.dense.weight" in tensors
     config = dataclasses.replace(config, **{"add_pooler": has_pooler, **changes})
     params = to_params(names.bert_weights(config, prefix), tensors, folder)
-    require_shapes(params, bert.param_shapes(config), folder)
+    _require_fit(params, bert.param_shapes(config), folder)
     return _own_form(settings, config, params)
 
 
@@ -132,7 +133,7 @@ def open_dpr(folder: str | os.PathLike, **changes) -> tuple[BertConfig, int, Par
             "models."
         )
     tower = to_params(weights, tensors, folder)
-    require_shapes(tower, _tower_shapes(config, projection_dim), folder)
+    _require_fit(tower, _tower_shapes(config, projection_dim), folder)
     config, params = _own_form(settings, config, tower["encoder"])
     return config, projection_dim, {**tower, "encoder": params}
 
@@ -164,7 +165,7 @@ def open_t5(folder: str | os.PathLike, **changes) -> tuple[T5Config, Params]:
     _require_same_tie(config, tensors, folder)
     config = dataclasses.replace(config, **changes)
     params = to_params(names.t5_weights(config), tensors, folder)
-    require_shapes(params, t5.param_shapes(config), folder)
+    _require_fit(params, t5.param_shapes(config), folder)
     return config, params
 
 
@@ -197,8 +198,8 @@ def save_bert(folder: str | os.PathLike, config: BertConfig, params: Params) -> 
     """Writes a BertModel or MegatronBertModel, in the parameters' dtype.
 
     What transformers' classes have and the model has not (positions, token types,
-    the pooler) is written as zeros; config.json says so, and `open_bert` leaves the
-    first two out again.
+    heads enough to fill hidden_size, the pooler) is written as zeros; config.json says
+    so, and `open_bert` leaves all but the pooler out again.
 
     Args:
         folder: exists; config.json and safetensors are written into it.
@@ -343,13 +344,17 @@ def _paired(
     query: PretrainedRetriever, passage: PretrainedRetriever, folder: pathlib.Path
 ) -> PretrainedRetriever:
     """A retriever of two towers; what both say must be the same."""
-    for field in ("config", "pooling", "normalize", "projection_dim"):
-        one, other = getattr(query, field), getattr(passage, field)
-        if one != other:
-            raise ConfigError(
-                f"{folder}: the query tower has {field} {one}, the passage tower "
-                f"{other}: a retriever's two towers are of one form here."
-            )
+    forms = []
+    for side in (query, passage):
+        said = {key: getattr(side, key) for key in ("pooling", "projection_dim")}
+        forms.append({**dataclasses.asdict(side.config), **said})
+    differing = [key for key in forms[0] if forms[0][key] != forms[1][key]]
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"{folder}: the query tower has {key} {forms[0][key]}, the passage tower "
+            f"{forms[1][key]}: a retriever's two towers are of one form here."
+        )
     known = [side.tokenizer for side in (query, passage) if side.tokenizer is not None]
     if len({tokenizer.digest for tokenizer in known}) > 1:
         raise ConfigError(
@@ -479,6 +484,22 @@ def _bert_prefix(tensors: Iterable[str], source: object) -> str:
     return prefixes[0]
 
 
+def _require_fit(params: Params, expected: Params, folder: object) -> None:
+    """Checks that opened tensors are a model's parameters: shapes, and dtypes."""
+    require_shapes(params, expected, folder)
+    wrong = {
+        leaf.dtype
+        for leaf in jax.tree.leaves(params)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+    if wrong:
+        raise ConfigError(
+            f"{folder}: its parameters are of dtype {min(map(str, wrong))}, so they "
+            "are quantised, or of another model: get the model in float32, float16 or "
+            "bfloat16."
+        )
+
+
 def _require_layers(
     tensors: Iterable[str], prefix: str, settings: Settings, *keys: str
 ) -> None:
@@ -521,9 +542,11 @@ def _require_same_tie(
 
 def _are_equal(one: FileTensor, other: FileTensor) -> bool:
     """Whether two tensors hold the same, read in pieces up to the first difference."""
-    if (one.shape, one.dtype) != (other.shape, other.dtype) or not one.ndim:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
-    row_bytes = max(1, one.size // one.shape[0] * one.dtype.itemsize)
+    if one.ndim == 0 or one.size == 0:
+        return np.array_equal(one, other)
+    row_bytes = one.size // one.shape[0] * one.dtype.itemsize
     step = max(1, _COMPARED_BYTES // row_bytes)
     rest = tuple(slice(0, size) for size in one.shape[1:])
     pieces = (

@@ -420,6 +420,22 @@ def test_another_kind_of_model_is_an_error(name, copy):
         OPENERS[name](copy(name, model_type="roberta"))
 
 
+def test_empty_tables_are_named_and_not_divided_by(copy):
+    hollow = held(GOLDEN / "t5_v1_0")
+    hollow["shared.weight"] = hollow["lm_head.weight"] = np.zeros((0, 16), np.float32)
+    with pytest.raises(CorruptError, match="token_embedder/embedding"):
+        huggingface.open_t5(copy("t5_v1_0", hollow))
+
+
+@pytest.mark.parametrize("name", ["bert", "dpr_ctx_encoder", "t5_v1_1"])
+def test_quantised_parameters_are_not_taken_for_values(copy, name):
+    rounded = held(GOLDEN / name)
+    table = next(key for key in rounded if key.endswith(("o.weight", "dense.weight")))
+    rounded[table] = rounded[table].astype(np.int8)
+    with pytest.raises(ConfigError, match="of dtype int8"):
+        OPENERS[name](copy(name, rounded))
+
+
 def test_a_missing_tensor_is_named(copy):
     few = held(GOLDEN / "bert")
     del few["encoder.layer.1.output.dense.weight"]
@@ -607,6 +623,13 @@ def test_two_towers_of_two_forms_are_an_error(copy):
     folder = copy("dpr_question_encoder", into="both/question_encoder").parent
     copy("dpr_ctx_encoder", into="both/ctx_encoder")
     with pytest.raises(ConfigError, match="projection_dim 0, the passage tower 24"):
+        huggingface.open_retriever(folder)
+
+
+def test_two_towers_of_two_poolings_are_an_error(copy):
+    folder = copy("bert", into="both/query_encoder").parent
+    copy("bert", architectures=["Contriever"], into="both/passage_encoder")
+    with pytest.raises(ConfigError, match="pooling None, the passage tower mean"):
         huggingface.open_retriever(folder)
 
 
