@@ -141,9 +141,12 @@ def _write(path: pathlib.Path, names: list[str], tensors: Mapping) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for name in names:
-            # Contiguous: in the order of the shape, whatever the strides were.
-            values = np.ascontiguousarray(tensors[name]).reshape(-1)
-            file.write(values.view(np.uint8).data)
+            file.write(_bytes(tensors[name]))
+
+
+def _bytes(tensor: FileTensor | np.ndarray) -> memoryview:
+    """A tensor's values in the order of its shape, whatever its strides are."""
+    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
 
 
 def _code(name: str, dtype: np.dtype) -> str:

@@ -83,6 +83,14 @@ def test_a_t5_is_scaled_as_either_transformers_says_it(values, scaled):
     assert hf_configs.t5_is_scaled(settings(values)) == scaled
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_t5_is_written_for_both_transformers(tied):
+    config = dataclasses.replace(T5, logits_via_embedding=tied)
+    values = hf_configs.t5_settings(config)
+    assert values["tie_word_embeddings"] is tied  # transformers 4's
+    assert values["scale_decoder_outputs"] is tied  # transformers 5's
+
+
 @pytest.mark.parametrize("key", ["tie_word_embeddings", "scale_decoder_outputs"])
 def test_a_flag_that_is_none_is_named(key):
     with pytest.raises(CorruptError, match=f"{key} is 'false': it must be true or"):
