@@ -67,7 +67,7 @@ def read_pickle(
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.run(opcode.name, argument)
-    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise CorruptError(
             f"{source}: the pickle in it is damaged ({error!s:.200}): copy the file "
             "again from its source."

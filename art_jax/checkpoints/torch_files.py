@@ -210,8 +210,8 @@ def _build_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_) -> An
         raise ValueError("a tensor has no storage")
     if not (_is_sizes(shape) and _is_sizes(strides) and _is_sizes((offset,))):
         raise ValueError("a tensor's offset, sizes or strides are no counts")
-    if len(shape) != len(strides) or len(shape) > _MAX_AXES:
-        raise ValueError(f"a tensor has {len(shape)} sizes, {len(strides)} strides")
+    if len(shape) > _MAX_AXES:
+        raise ValueError(f"a tensor has {len(shape)} axes")
     size = math.prod(shape)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     # Strides of 0 would make any size out of one value.

@@ -64,6 +64,11 @@ def test_what_is_shared_stays_shared_and_may_hold_itself(protocol):
     assert got[2] is got
 
 
+def test_a_mark_is_taken_back_like_a_value():
+    assert read(b"K\x01(0.") == 1
+    assert read(b"K\x01(K\x02K\x031.") == 1
+
+
 def test_the_file_is_left_after_the_pickle():
     file = io.BytesIO(pickle.dumps(1) + pickle.dumps([2]) + b"rest")
     got = [read_pickle(file, "model.pt", lambda name: None) for _ in range(2)]
@@ -229,10 +234,16 @@ def test_no_bytes_at_all_do_more_than_fail(code):
 
 def test_lists_nest_as_deep_as_they_like():
     depth = 200_000
-    got = read(b"]" * depth + b"a" * (depth - 1) + b".")
+    nested = b"]" * depth + b"a" * (depth - 1)
+    got = read(nested + b".")
     for _ in range(depth - 1):
         (got,) = got
     assert got == []
+    # Nothing that could be said of it goes down into it.
+    with pytest.raises(CorruptError, match="the name of a class is no text"):
+        read(nested + b"\x8c\x01a\x93.")
+    with pytest.raises(CorruptError, match="a key of a dict is a list"):
+        read(b"}" + nested + b"Ns.")
 
 
 @pytest.mark.parametrize("key", [b"K\x01\x85", b"]", b"}", b"cm\nC\n"])

@@ -252,6 +252,13 @@ def test_an_expanded_tensor_no_larger_than_its_storage_is_read(save, torch_write
     np.testing.assert_array_equal(got, [[4, 5, 6, 7, 8, 9]] * 2)
 
 
+def test_a_tensor_without_values_is_read(save, torch_writer):
+    # Strides as torch gives them, which lead outside.
+    view = torch_writer.View(ARRAY[:0], 0, (3, 0), (1, 1))
+    got = open_torch(save({"a": view}))["a"]
+    assert np.asarray(got).shape == got.shape == (3, 0)
+
+
 @pytest.mark.parametrize("size", [13, 2**40, 2**62, 2**63, 2**70, -1])
 def test_a_storage_larger_than_the_file_is_an_error(save, torch_writer, size):
     view = torch_writer.View(ARRAY, 0, (1,), (1,), size=size)
