@@ -16,7 +16,8 @@ checkpoint_version, always in the same shape:
     1.0    [heads, head_dim, 3]
     >= 2   [heads, 3, head_dim]
 
-ART and EMDR2 write 1.0, and read every file as 1.0 whatever it says or does not say.
+ART and EMDR2 write 1.0, and read a file that says nothing as 1.0. Format facts:
+megatron/model/{transformer,language_model,dualencoder_model}.py of EMDR2 and ART.
 """
 
 import pathlib
@@ -53,6 +54,13 @@ _RATES = (
     ("dropout_rate", "hidden_dropout"),
     ("attention_dropout_rate", "attention_dropout"),
     ("layer_norm_eps", "layernorm_epsilon"),
+)
+
+# The first two are the tanh GELU.
+_OTHER_FORMS = (
+    "openai_gelu",
+    "bias_gelu_fusion",
+    "apply_residual_connection_post_layernorm",
 )
 
 _WORDS = "embedding.word_embeddings.weight"
@@ -157,13 +165,15 @@ def _settings(args: Any) -> Mapping:
 
 
 def _require_known_form(settings: Mapping, file: pathlib.Path) -> None:
-    for name in ("openai_gelu", "apply_residual_connection_post_layernorm"):
-        if settings.get(name):
-            raise ConfigError(
-                f"{file}: the model was trained with {name}, which this BERT does not "
-                "compute (it has Megatron's defaults: erf GELU, residuals around the "
-                "LayerNorm)."
-            )
+    forms = [name for name in _OTHER_FORMS if settings.get(name)]
+    if settings.get("num_unique_layers") not in (None, settings.get("num_layers")):
+        forms.append("num_unique_layers")
+    if forms:
+        raise ConfigError(
+            f"{file}: the model was trained with {', '.join(forms)}, which this BERT "
+            "does not compute: it has erf GELU, residuals around each LayerNorm, and "
+            "weights of its own in each layer."
+        )
     parts = [
         settings.get(f"{kind}model_parallel_size") or 1
         for kind in ("", "tensor_", "pipeline_")

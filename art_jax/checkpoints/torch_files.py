@@ -283,11 +283,12 @@ def _open_zip(path: pathlib.Path) -> Any:
         storage = storages.find(persistent_id)
         if storage.start is None:
             member = members.get(f"{root}data/{storage.key}")
-            if member is None or member.file_size < storage.num_bytes:
-                raise ValueError(f"the bytes of storage {storage.key!r} are missing")
-            storage.start = _member_start(path, member)
-            if member.file_size == storage.num_bytes:
-                storage.crc32 = member.CRC
+            if member is None or member.file_size != storage.num_bytes:
+                raise ValueError(
+                    f"the {storage.num_bytes} bytes of storage {storage.key[:50]!r} "
+                    "are missing"
+                )
+            storage.start, storage.crc32 = _member_start(path, member), member.CRC
         return storage
 
     pickle = io.BytesIO(_read_member(path, members[pickles[0]]))

@@ -422,12 +422,20 @@ def test_a_part_of_a_model_is_refused(save, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["openai_gelu", "apply_residual_connection_post_layernorm"]
+    ("name", "value", "usual"),
+    [
+        ("openai_gelu", True, False),
+        ("bias_gelu_fusion", True, False),
+        ("apply_residual_connection_post_layernorm", True, False),
+        ("num_unique_layers", 1, 2),
+    ],
 )
-def test_a_form_that_is_not_computed_is_refused(save, name):
-    assert megatron.open_retriever(save(towers(), settings={name: False}))
+def test_a_form_that_is_not_computed_is_refused(save, name, value, usual):
+    for fine in (usual, None):
+        settings = {"num_layers": 2, name: fine}
+        assert megatron.open_retriever(save(towers(), settings=settings))
     with pytest.raises(ConfigError, match=name):
-        megatron.open_retriever(save(towers(), settings={name: True}))
+        megatron.open_retriever(save(towers(), settings={"num_layers": 2, name: value}))
 
 
 def test_a_folder_without_checkpoint_is_an_error(tmp_path):

@@ -353,12 +353,17 @@ def test_a_compressed_member_is_refused_unread(torch_writer, tmp_path):
         open_torch(path)
 
 
-def test_a_member_that_lies_about_its_place_is_refused(torch_writer, tmp_path):
+@pytest.mark.parametrize(
+    ("before_name", "lie"), [(4, b"\xff\xff"), (30, b"PK\x01\x02")]
+)
+def test_a_member_that_lies_about_its_place_is_refused(
+    torch_writer, tmp_path, before_name, lie
+):
     path = torch_writer.save_zip(tmp_path / "model.pt", {"a": ARRAY})
     data = path.read_bytes()
-    # The length of the name in the header before the member's bytes.
-    place = data.index(b"archive/data/0") - 4
-    path.write_bytes(data[:place] + b"\xff\xff" + data[place + 2 :])
+    # The length of the name, or the mark, in the header before the member's bytes.
+    place = data.index(b"archive/data/0") - before_name
+    path.write_bytes(data[:place] + lie + data[place + len(lie) :])
     with pytest.raises(CorruptError, match="not where the archive says"):
         open_torch(path)
 
@@ -375,8 +380,8 @@ def test_two_members_for_one_are_an_error(torch_writer, tmp_path, name):
     path = torch_writer.save_zip(tmp_path / "model.pt", {"a": ARRAY})
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
         warnings.simplefilter("ignore")  # zipfile says so too.
-        archive.writestr(name, b"again")
-    with pytest.raises(CorruptError, match=r"model\.pt"):
+        archive.writestr(name, ARRAY[::-1].tobytes())
+    with pytest.raises(CorruptError, match=r"model\.pt.*(one name|with 2 files)"):
         open_torch(path)
 
 
@@ -414,6 +419,14 @@ def test_storages_of_the_old_form_must_follow_each_other(
     tree = {"a": ARRAY, "b": ARRAY[:5].copy()}
     path = torch_writer.save_legacy(tmp_path / "model.pt", tree, **changes)
     with pytest.raises(CorruptError, match=r"model\.pt: the values of"):
+        open_torch(path)
+
+
+def test_another_protocol_is_refused(torch_writer, tmp_path):
+    path = torch_writer.save_legacy(tmp_path / "model.pt", {"a": ARRAY})
+    protocols = [pickle.dumps(number, 2) for number in (1001, 1002)]
+    path.write_bytes(path.read_bytes().replace(*protocols, 1))
+    with pytest.raises(CorruptError, match=r"model\.pt is of a protocol"):
         open_torch(path)
 
 
