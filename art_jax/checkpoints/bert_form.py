@@ -146,8 +146,9 @@ def _check_changes(published: BertConfig, changes: Any, source: object) -> None:
         )
     if not is_one:
         raise CorruptError(
-            f"{source}: its art_jax_form, {changes!r}, describes no BERT that this file "
-            "could hold: remove it, and the model is read as Hugging Face reads it."
+            f"{source}: its art_jax_form, {changes!r}, describes no BERT that this "
+            "file could hold: remove it, and the model is read as Hugging Face reads "
+            "it."
         )
 
 
