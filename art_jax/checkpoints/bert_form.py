@@ -1,8 +1,9 @@
 """A BERT in a form that other tools have a class for, and back.
 
 Hugging Face's BertModel and MegatronBertModel have tables of positions and of token
-types, and heads as wide as hidden_size / num_heads. A BERT without them computes the
-same with tables of zeros, and with heads that give zero added to its own.
+types, heads as wide as hidden_size / num_heads, and a pooler. A BERT without them
+computes the same with tables of zeros, with heads that give zero added to its own, and
+with a pooler of zeros, which transformers would otherwise draw at random.
 """
 
 import dataclasses
@@ -25,16 +26,20 @@ _FIELDS = {
     "head_dim": (int, type(None)),
     "type_vocab_size": (int,),
     "use_positions": (bool,),
+    "add_pooler": (bool,),
 }
 
 
-def published_form(config: BertConfig, params: Params) -> tuple[BertConfig, Params]:
+def published_form(
+    config: BertConfig, params: Params, *, with_pooler: bool = True
+) -> tuple[BertConfig, Params]:
     """Returns a BERT that computes the same and has all that BertModel has.
 
     Args:
         config: post-LN with a normalised embedding (BertModel), or pre-LN without
             (MegatronBertModel).
         params: its parameters, arrays.
+        with_pooler: whether the class it is for has one.
 
     Returns:
         Both unchanged where nothing is missing.
@@ -56,6 +61,8 @@ def published_form(config: BertConfig, params: Params) -> tuple[BertConfig, Para
         tables["position_embedder"] = _zeros(config.max_positions, like)
     if not config.type_vocab_size:
         tables["type_embedder"] = _zeros(_TYPE_VOCAB_SIZE, like)
+    if with_pooler and not config.add_pooler:
+        tables["pooler"] = _zero_pooler(like)
     if num_heads > config.num_heads:
         missing = (num_heads - config.num_heads) * config.width_of_head
         params = _map_heads(params, lambda leaf, axis: _pad(leaf, axis, missing))
@@ -65,6 +72,7 @@ def published_form(config: BertConfig, params: Params) -> tuple[BertConfig, Para
         head_dim=None,
         type_vocab_size=config.type_vocab_size or _TYPE_VOCAB_SIZE,
         use_positions=True,
+        add_pooler=config.add_pooler or with_pooler,
     )
     return published, {**params, **tables}
 
@@ -102,6 +110,8 @@ def own_form(
         added.append(own.pop("position_embedder")["embedding"])
     if not config.type_vocab_size:
         added.append(own.pop("type_embedder")["embedding"])
+    if published.add_pooler and not config.add_pooler:
+        added += own.pop("pooler").values()
     if config.num_heads < published.num_heads:
         width = config.num_heads * config.width_of_head
 
@@ -143,6 +153,7 @@ def _check_changes(published: BertConfig, changes: Any, source: object) -> None:
             and (num_heads == published.num_heads or changes.get("head_dim"))
             and changes.get("type_vocab_size", 0) == 0
             and not changes.get("use_positions", False)
+            and not changes.get("add_pooler", False)
         )
     if not is_one:
         raise CorruptError(
@@ -176,6 +187,14 @@ def _map_heads(params: Params, change) -> Params:
 def _zeros(num_rows: int, like) -> Params:
     """A table of zeros, of the width and dtype of another."""
     return {"embedding": np.zeros((num_rows, like.shape[1]), like.dtype)}
+
+
+def _zero_pooler(like) -> Params:
+    size = like.shape[1]
+    return {
+        "kernel": np.zeros((size, size), like.dtype),
+        "bias": np.zeros(size, like.dtype),
+    }
 
 
 def _pad(leaf, axis: int, size: int) -> np.ndarray:

@@ -199,7 +199,7 @@ def save_bert(folder: str | os.PathLike, config: BertConfig, params: Params) -> 
 
     What transformers' classes have and the model has not (positions, token types,
     heads enough to fill hidden_size, the pooler) is written as zeros; config.json says
-    so, and `open_bert` leaves all but the pooler out again.
+    so, and `open_bert` leaves it out again.
 
     Args:
         folder: exists; config.json and safetensors are written into it.
@@ -212,10 +212,6 @@ def save_bert(folder: str | os.PathLike, config: BertConfig, params: Params) -> 
     """
     require_shapes(params, bert.param_shapes(config), "the parameters to write")
     own, (config, params) = config, bert_form.published_form(config, params)
-    if not config.add_pooler:
-        # Without it transformers reports a missing pooler, drawn at random.
-        config = dataclasses.replace(config, add_pooler=True)
-        params = {**params, "pooler": _zero_pooler(config, params)}
     kind = "megatron-bert" if config.pre_layer_norm else "bert"
     name = "MegatronBertModel" if config.pre_layer_norm else "BertModel"
     settings = {
@@ -258,8 +254,10 @@ def save_dpr(
             "and maps it where projection_dim is not 0."
         )
     require_shapes(tower, _tower_shapes(config, projection_dim), "the tower to write")
-    own, (config, params) = config, bert_form.published_form(config, tower["encoder"])
-    config = dataclasses.replace(config, add_pooler=False)
+    own = config = dataclasses.replace(config, add_pooler=False)
+    config, params = bert_form.published_form(
+        config, tower["encoder"], with_pooler=False
+    )
     settings = {
         **hf_configs.bert_settings(config),
         "model_type": "dpr",
@@ -318,7 +316,7 @@ def _open_tower(folder: pathlib.Path) -> PretrainedRetriever:
         config, projection_dim, tower = open_dpr(folder)
         name, says = "DPR encoder", {"pooling": "cls", "normalize": False}
     else:
-        config, params = open_bert(folder, add_pooler=False)
+        config, params = open_bert(folder)
         projection_dim, tower = 0, {"encoder": params}
         name, says = "BertModel", {}
         if config.pre_layer_norm:
@@ -411,11 +409,6 @@ def _tower_shapes(config: BertConfig, projection_dim: int) -> Params:
             "bias": jax.ShapeDtypeStruct(bias, np.float32),
         }
     return shapes
-
-
-def _zero_pooler(config: BertConfig, params: Params) -> Params:
-    dtype, size = params["token_embedder"]["embedding"].dtype, config.hidden_size
-    return {"kernel": np.zeros((size, size), dtype), "bias": np.zeros(size, dtype)}
 
 
 def _open_files(folder: pathlib.Path) -> Mapping[str, FileTensor]:

@@ -204,7 +204,7 @@ def open_tower(chain: Sequence[Module]) -> Tower:
 
 
 def _open_transformer(folder: pathlib.Path, config: None) -> dict[str, Any]:
-    config, params = huggingface.open_bert(folder, add_pooler=False)
+    config, params = huggingface.open_bert(folder)
     tokenizer = hf_tokenizers.open_tokenizer(folder)
     if not isinstance(tokenizer, WordPieceTokenizer | None):
         raise ConfigError(f"{folder}: its tokeniser is not of word pieces, as BERT's.")

@@ -60,7 +60,12 @@ def test_what_is_added_changes_no_output():
     params = random_params(BARE)
     config, published = bert_form.published_form(BARE, params)
     assert config == dataclasses.replace(
-        BARE, num_heads=4, head_dim=None, type_vocab_size=2, use_positions=True
+        BARE,
+        num_heads=4,
+        head_dim=None,
+        type_vocab_size=2,
+        use_positions=True,
+        add_pooler=True,
     )
     shapes = bert.param_shapes(config)
     assert jax.tree.map(np.shape, published) == jax.tree.map(lambda x: x.shape, shapes)
@@ -70,7 +75,12 @@ def test_what_is_added_changes_no_output():
 
 def test_a_bert_that_has_all_of_it_is_left_alone():
     config = dataclasses.replace(
-        BARE, num_heads=4, head_dim=None, type_vocab_size=2, use_positions=True
+        BARE,
+        num_heads=4,
+        head_dim=None,
+        type_vocab_size=2,
+        use_positions=True,
+        add_pooler=True,
     )
     params = random_params(config)
     published_config, published = bert_form.published_form(config, params)
