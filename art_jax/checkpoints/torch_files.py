@@ -299,10 +299,7 @@ def _zip_members(path: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (
-        *(zipfile.BadZipFile, NotImplementedError, struct.error),
-        *(ValueError, OSError, ArithmeticError),
-    ) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise CorruptError(
             f"{path} starts as a zip archive and does not end as one ({error}): it "
             "was cut short, copy it again from its source."

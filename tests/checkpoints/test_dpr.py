@@ -235,9 +235,10 @@ def test_a_missing_tensor_or_one_of_another_shape_is_an_error(save, model, name)
     whole = tree.pop(f"{model}.{name}")
     with pytest.raises(CorruptError, match=r"bert\.cp"):
         dpr.open_retriever(save(tree), num_heads=HEADS)
-    tree[f"{model}.{name}"] = whole[:-1].copy()
-    with pytest.raises(CorruptError, match=r"bert\.cp"):
-        dpr.open_retriever(save(tree), num_heads=HEADS)
+    for other in (whole[:-1].copy(), whole.reshape(-1, 1, 1)):
+        tree[f"{model}.{name}"] = other
+        with pytest.raises(CorruptError, match=r"bert\.cp"):
+            dpr.open_retriever(save(tree), num_heads=HEADS)
 
 
 def test_encoders_that_differ_are_an_error(save):

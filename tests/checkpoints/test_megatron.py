@@ -195,6 +195,19 @@ def test_a_retriever_says_how_it_is_used(save):
     assert (config.vocab_size, config.type_vocab_size) == (272, 2)
 
 
+@pytest.mark.parametrize("length", [65, 0, "48", True, None])
+def test_a_length_that_makes_no_sense_says_nothing(save, length):
+    path = save(towers(), settings={"seq_length_retriever": length})
+    found = megatron.open_retriever(path)
+    assert (found.max_query_tokens, found.max_passage_tokens) == (None, None)
+
+
+def test_an_iteration_that_is_no_number_says_nothing(save):
+    found = megatron.open_retriever(save(towers(), iteration="1000"))
+    assert found.format == "Megatron retriever (QKV of version 1.0)"
+    assert found.training == {}
+
+
 def test_rates_and_epsilon_are_the_runs(save):
     settings = {
         "hidden_dropout": 0.2,
@@ -478,6 +491,8 @@ def test_a_missing_tensor_or_one_of_another_shape_is_an_error(save, name):
         megatron.open_retriever(save(model))
     with pytest.raises(CorruptError, match=r"model_optim_rng\.pt"):
         megatron.open_retriever(save({**model, name: whole[:-1].copy()}))
+    with pytest.raises(CorruptError, match=r"model_optim_rng\.pt"):
+        megatron.open_retriever(save({**model, name: whole.reshape(-1, 1, 1)}))
 
 
 def test_towers_of_two_sizes_are_an_error(save):

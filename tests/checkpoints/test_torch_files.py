@@ -375,6 +375,20 @@ def test_a_missing_member_is_an_error(torch_writer, tmp_path, name):
         open_torch(path)
 
 
+# Places in an entry of the list of members: the version of zip that it needs (99), and
+# its flags (a name in UTF-8) with a name that is not.
+@pytest.mark.parametrize("lies", [{6: b"\x63"}, {9: b"\x08", 46: b"\xff"}], ids=str)
+def test_a_damaged_list_of_members_is_an_error(torch_writer, tmp_path, lies):
+    path = torch_writer.save_zip(tmp_path / "model.pt", {"a": ARRAY})
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    for place, value in lies.items():
+        data[entry + place : entry + place + 1] = value
+    path.write_bytes(data)
+    with pytest.raises(CorruptError, match=r"model\.pt starts as a zip archive"):
+        open_torch(path)
+
+
 @pytest.mark.parametrize("name", ["archive/data/0", "other/data.pkl"])
 def test_two_members_for_one_are_an_error(torch_writer, tmp_path, name):
     path = torch_writer.save_zip(tmp_path / "model.pt", {"a": ARRAY})
