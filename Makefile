@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: quickstart test lint wheel-test clean
+.PHONY: quickstart test lint parity wheel-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/art-jax quickstart
@@ -16,6 +16,12 @@ test: $(VENV)/installed-test lint
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# Live comparison with torch, transformers and sentence-transformers: some GB.
+# Token ids of whole corpora are compared where ART_JAX_PARITY_* say which, see
+# tests/parity/test_token_ids.py.
+parity: $(VENV)-parity/installed
+	$(VENV)-parity/bin/python -m pytest tests/parity
 
 # The tests from another folder against the wheel: a file left out of it fails here.
 wheel-test:
@@ -36,5 +42,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
+$(VENV)-parity/installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)-parity
+	$(VENV)-parity/bin/pip install --quiet --editable '.[parity,test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-wheel build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-parity $(VENV)-wheel build dist *.egg-info

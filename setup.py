@@ -60,6 +60,12 @@ setuptools.setup(
     ],
     extras_require={
         "parquet": ["pyarrow"],
+        # To compare with, never to run: what `make parity` was run with.
+        "parity": [
+            "sentence-transformers==6.2.0",
+            "torch==2.13.0",
+            "transformers==5.23.0",
+        ],
         "scann": [
             "scann==1.4.2; sys_platform == 'linux' and platform_machine == 'x86_64'"
         ],
