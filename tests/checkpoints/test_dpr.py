@@ -213,7 +213,7 @@ def test_one_encoder_alone_is_no_biencoder(save, model):
 
 
 def test_another_file_of_torch_is_refused(torch_writer, tmp_path):
-    for tree in ({"state_dict": {}}, [1]):
+    for tree in ({"state_dict": {}}, ["model_dict"], None):
         path = torch_writer.save_zip(tmp_path / "model.pt", tree)
         with pytest.raises(ConfigError, match=r"model\.pt is a file .* no checkpoint"):
             dpr.open_retriever(path)
