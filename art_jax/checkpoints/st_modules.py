@@ -61,8 +61,8 @@ OLD_POOLING_MODES = {
 }
 _POOLINGS = ("cls", "mean")
 
-# What a tokeniser says that has no limit is greater than any model's positions.
-_NO_LIMIT = 2**24
+# No size is near this; what is beyond was made to use up memory.
+_MOST = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,9 +338,8 @@ def _tokenizer_limit(folder: pathlib.Path) -> int | None:
     if not path.exists():
         return None
     limit = read_object(path).get("model_max_length")
-    # Without a limit it is 1e30, a float or a very large integer.
-    is_limit = type(limit) is int and 0 < limit < _NO_LIMIT
-    return limit if is_limit else None
+    # Without a limit it is 1e30, which older versions write as a float.
+    return limit if type(limit) is int and limit > 0 else None
 
 
 def size_or_none(
@@ -350,7 +349,7 @@ def size_or_none(
     value = settings.get(key)
     if value is None:
         return None
-    if type(value) is not int or not 0 < value < _NO_LIMIT:
+    if type(value) is not int or not 0 < value < _MOST:
         raise wrong(path, f"{key} is {value!r}, not a size")
     return value
 

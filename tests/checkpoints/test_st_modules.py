@@ -322,8 +322,9 @@ def test_the_limit_of_tokens_is_found(one):
     change_keys(one / "tokenizer_config.json", model_max_length=17)
     assert open_query(one).max_passage_tokens == 17
     # Hugging Face's way to say that there is none; the model has 24 positions.
-    change_keys(one / "tokenizer_config.json", model_max_length=int(1e30))
-    assert open_query(one).max_passage_tokens == 24
+    for no_limit in (int(1e30), 1e30, -1, None):
+        change_keys(one / "tokenizer_config.json", model_max_length=no_limit)
+        assert open_query(one).max_passage_tokens == 24
     (one / LIMIT).unlink()
     assert open_query(one).max_query_tokens == 24
     (one / LIMIT).write_text('{"max_seq_length": 512}')
