@@ -201,6 +201,7 @@ score = question_vector @ passage_encoder(**passage).pooler_output.T
 def _reading(retriever: SavedRetriever, trained_query_tokens: int) -> str:
     encoder, config = retriever.encoder, retriever.encoder.config
     query_tokens = retriever.max_query_tokens
+    layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
     case = "lower-cased" if retriever.tokenizer.lowercase else "cased"
     lines = [
         f"- Word pieces, {case}, a vocabulary of {retriever.tokenizer.vocab_size:,}.",
@@ -208,7 +209,7 @@ def _reading(retriever: SavedRetriever, trained_query_tokens: int) -> str:
         "- Passages: `[CLS] title [SEP] text [SEP]`, at most "
         f"{retriever.max_passage_tokens} tokens; without a title "
         "`[CLS] text [SEP]`. All token types are 0.",
-        f"- BERT of {config.num_layers} layers, width {config.hidden_size}, "
+        f"- BERT of {layers}, width {config.hidden_size}, "
         f"{'pre' if config.pre_layer_norm else 'post'}-LN; pooled by "
         f"{_POOLINGS[encoder.pooling]}"
         + (

@@ -82,12 +82,15 @@ def test_similarity_and_lengths(make_retriever):
     assert "at most 9 tokens" in card
     assert "at most 20 tokens" in card
     assert "vectors of 16 numbers" in card
+    assert "BERT of 1 layer, width 16, post-LN; pooled by the vector of [CLS]." in card
     card = model_card.make_card(
         "sentence-transformers", make_retriever(normalize=True, projection_dim=4)
     )
     assert "- Similarity: cosine." in card
     assert "projected to 4, then divided by its length" in card
     assert "vectors of 4 numbers" in card
+    card = model_card.make_card("dpr", make_retriever(num_layers=2))
+    assert "BERT of 2 layers" in card
 
 
 def test_one_encoder_has_one_limit_elsewhere(make_retriever):
