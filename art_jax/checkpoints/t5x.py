@@ -53,8 +53,7 @@ def open_t5x(
 
     A chunk that is missing is an error where it is read, and so is one that its gzip
     checksum finds damaged. Chunks of zstd, which T5X writes from several devices and
-    in its Orbax form, carry no checksum. (T5X leaves out chunks that are all zero,
-    as an optimiser's state is at the start; weights have none.)
+    in its Orbax form, carry no checksum.
 
     Args:
         folder: of one step, `checkpoint_<step>`, in either format.

@@ -110,6 +110,7 @@ def test_every_way_of_saving_holds_the_same_bits(name, twin):
     got, want = t5x.open_t5(step_folder(name)), t5x.open_t5(step_folder(twin))
     assert got[0] == want[0]
     assert_equal_trees(tensors.to_host(got[1]), read_t5(twin))
+    assert set(t5x.open_t5x(step_folder(name), ["target"])) == {"target"}
     step = t5x.open_t5x(step_folder(name))["state"]["step"]
     assert (step.shape, int(np.asarray(step))) == ((), 1234)
 
@@ -384,7 +385,8 @@ def nested(depth):
         packed_index({"a": inline([-1], "float32", b"1234")}),
         packed_index({"a": inline([1], "object", b"12345678")}),
         packed_index({"a": inline([1], "O", b"12345678")}),
-        packed_index({"a": inline([1], "complex64", b"12345678", code=2)}),
+        packed_index({"a": inline([1], "complex64", b"12345678")}),
+        packed_index({"a": inline([1], "float32", b"1234", code=2)}),
         packed_index({"a": msgpack.ExtType(1, b"\x93")}),
         msgpack.packb({"version": 3, "optimizer": [1]}),
     ],

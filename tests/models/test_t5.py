@@ -116,6 +116,24 @@ def test_rows_past_the_largest_distance_are_those_of_t5x():
     assert_near(got, golden["logits_at_positions"], where)
 
 
+def test_equal_biases_in_every_layer_are_one_for_all():
+    config, params = load("v1_1")
+    own = dict(params)
+    for name in ("encoder", "decoder"):
+        stack = dict(params[name])
+        shared = stack.pop("relpos_bias")
+        for i in range(2):
+            stack[f"layers_{i}"] = {**stack[f"layers_{i}"], "relpos_bias": shared}
+        own[name] = stack
+    # Rows so long that the two sides' buckets differ.
+    golden = dict(np.load(GOLDEN / "t5x" / "v1_1_long.npz"))
+    config = dataclasses.replace(config, relpos_bias_per_layer=True)
+    _, logits = run(config, own, golden)
+    got = logits[:, golden["logit_positions"]]
+    where = golden["decoder_target_tokens"][:, golden["logit_positions"]] > 0
+    assert_near(got, golden["logits_at_positions"], where)
+
+
 def test_packed_rows_are_those_of_t5x():
     config, params = load("v1_0")
     golden = np.load(GOLDEN / "t5x" / "v1_0_packed.npz")
