@@ -327,6 +327,19 @@ def test_a_bert_with_less_than_transformers_has_survives_too(tmp_path, changes, 
     assert {np.dtype(dtype)} == {leaf.dtype for leaf in held(tmp_path).values()}
 
 
+def test_a_pooler_is_written_where_transformers_has_one(tmp_path):
+    config = dataclasses.replace(TINY_BERT, add_pooler=True)
+    params = random_params(bert.param_shapes(config))
+    huggingface.save_dpr(tmp_path, config, 0, {"encoder": params}, "ctx_encoder")
+    assert not [name for name in held(tmp_path) if "pooler" in name]
+    params.pop("pooler")
+    huggingface.save_bert(tmp_path, TINY_BERT, params)
+    written = held(tmp_path)
+    assert written["pooler.dense.weight"].shape == (8, 8)
+    assert not written["pooler.dense.weight"].any()
+    assert not written["pooler.dense.bias"].any()
+
+
 def test_dtypes_that_are_mixed_are_said_to_be_float32(tmp_path):
     params = random_params(bert.param_shapes(TINY_BERT), "bfloat16")
     table = params["token_embedder"]["embedding"].astype(np.float32)
@@ -418,6 +431,13 @@ def test_file_and_config_that_contradict_each_other_are_an_error(copy):
 def test_another_kind_of_model_is_an_error(name, copy):
     with pytest.raises(ConfigError, match="'roberta'"):
         OPENERS[name](copy(name, model_type="roberta"))
+
+
+def test_a_head_of_another_shape_is_not_the_embeddings(copy):
+    longer = held(GOLDEN / "t5_v1_1")
+    longer["lm_head.weight"] = np.pad(longer["shared.weight"], ((0, 28), (0, 0)))
+    with pytest.raises(CorruptError, match=r"logits_dense/kernel.*300.*272"):
+        huggingface.open_t5(copy("t5_v1_1", longer))
 
 
 def test_empty_tables_are_named_and_not_divided_by(copy):
@@ -558,6 +578,14 @@ def test_a_missing_shard_is_named(copy):
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CorruptError, match="model-00002-of-00002"):
         huggingface.open_t5(folder)
+
+
+def test_what_is_no_tensor_in_a_torch_file_is_left_out(copy, monkeypatch):
+    folder = copy("bert_pytorch_bin")
+    found = huggingface.torch_files.open_torch(folder / "pytorch_model.bin")
+    more = {**found, "epoch": 3, 7: next(iter(found.values()))}
+    monkeypatch.setattr(huggingface.torch_files, "open_torch", lambda path: more)
+    assert huggingface.open_tensors(folder).keys() == found.keys()
 
 
 def test_a_torch_file_that_holds_no_model_is_an_error(copy, monkeypatch):
