@@ -178,8 +178,9 @@ def open_retriever(folder: str | os.PathLike) -> PretrainedRetriever:
             question_encoder and ctx_encoder, or query_encoder and passage_encoder.
 
     Returns:
-        The towers without BERT's pooler, which no retriever uses. A BertModel does not
-        say how to pool; DPR's encoders and Contriever do by being what they are.
+        The towers, each with BERT's pooler where its file has one, which no retriever
+        uses. A BertModel does not say how to pool; DPR's encoders and Contriever do by
+        being what they are.
 
     Raises:
         ConfigError: the folder is of another kind of model, or its two towers do not
