@@ -97,8 +97,9 @@ def to_host(tree: Any, dtype: str | None = None) -> Any:
 def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
     """Returns a tree of tensors laid out on devices, read one after the other.
 
-    Each process reads the parts its devices hold; host memory holds one tensor at a
-    time, however large the model is.
+    Each process reads what its devices hold, once: a format's chunk is as a rule a
+    whole tensor, and reading the devices' parts apart would decompress it for each.
+    Host memory holds one tensor at a time, however large the model is.
 
     Args:
         tree: of `FileTensor`s and arrays.
@@ -113,20 +114,20 @@ def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
         shardings = jax.tree.map(lambda _: sharding, tree)
 
     def put(leaf, sharding: NamedSharding) -> jax.Array:
-        is_unread = isinstance(leaf, FileTensor)
-        read = leaf.read if is_unread else np.asarray(leaf).__getitem__
-        parts: dict[tuple, np.ndarray] = {}
+        if not isinstance(leaf, FileTensor):
+            leaf = from_array(leaf)
+        indices = sharding.addressable_devices_indices_map(leaf.shape).values()
+        box = _bounding_box([_explicit(index, leaf.shape) for index in indices])
+        held = _cast(np.asarray(leaf.read(box), order="C"), dtype)
 
         def part(index: Index) -> np.ndarray:
-            # Devices that hold the same part share one reading of it.
-            index = tuple(
-                slice(*item.indices(size)[:2])
-                for item, size in zip(index, leaf.shape, strict=True)
-            )
-            key = tuple((item.start, item.stop) for item in index)
-            if key not in parts:
-                parts[key] = _cast(np.asarray(read(index), order="C"), dtype)
-            return parts[key]
+            pairs = zip(_explicit(index, leaf.shape), box, strict=True)
+            return held[
+                tuple(
+                    slice(wanted.start - whole.start, wanted.stop - whole.start)
+                    for wanted, whole in pairs
+                )
+            ]
 
         array = partitioning.make_array(leaf.shape, sharding, part)
         # The copy to the devices may still be reading from host memory, and the next
@@ -134,6 +135,21 @@ def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
         return array.block_until_ready()
 
     return _map_by_source(put, tree, shardings)
+
+
+def _explicit(index: Index, shape: tuple[int, ...]) -> Index:
+    """The same slices with start and stop."""
+    pairs = zip(index, shape, strict=True)
+    return tuple(slice(*item.indices(size)[:2]) for item, size in pairs)
+
+
+def _bounding_box(indices: list[Index]) -> Index:
+    """The smallest part of a tensor that holds all of these."""
+    axes = zip(*indices, strict=True)
+    return tuple(
+        slice(min(item.start for item in axis), max(item.stop for item in axis))
+        for axis in axes
+    )
 
 
 def _map_by_source(function: Callable, tree: Any, *rest: Any) -> Any:

@@ -58,16 +58,21 @@ def test_to_host_casts_and_keeps():
     assert tensors.to_host(tree, "float32")["b"].dtype == np.float32
 
 
-def test_each_device_reads_its_own_part_and_equal_parts_once():
+def test_a_process_reads_once_what_its_devices_hold():
     mesh = partitioning.make_mesh(8, model_parallelism=2)
     tensor, reads = counted(ARRAY)
-    sharding = NamedSharding(mesh, PartitionSpec(None, "model"))
+    sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
     array = tensors.to_devices({"a": tensor}, {"a": sharding}, "bfloat16")["a"]
-    # Two parts for eight devices.
-    assert sorted(reads) == [((0, 4), (0, 3)), ((0, 4), (3, 6))]
+    # Eight parts of one row and half of the columns.
+    assert reads == [((0, 4), (0, 6))]
     assert array.dtype == "bfloat16"
     assert array.sharding == sharding
     np.testing.assert_array_equal(np.asarray(array, np.float32), ARRAY)
+
+
+def test_a_process_reads_no_more_than_its_devices_hold():
+    indices = [(slice(2, 3), slice(0, 4)), (slice(1, 2), slice(2, 6))]
+    assert tensors._bounding_box(indices) == (slice(1, 3), slice(0, 6))
 
 
 def test_a_single_value_has_no_axes(mesh):
