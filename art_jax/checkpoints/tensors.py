@@ -121,13 +121,7 @@ def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
         held = _cast(np.asarray(leaf.read(box), order="C"), dtype)
 
         def part(index: Index) -> np.ndarray:
-            pairs = zip(_explicit(index, leaf.shape), box, strict=True)
-            return held[
-                tuple(
-                    slice(wanted.start - whole.start, wanted.stop - whole.start)
-                    for wanted, whole in pairs
-                )
-            ]
+            return held[_within(box, _explicit(index, leaf.shape))]
 
         array = partitioning.make_array(leaf.shape, sharding, part)
         # The copy to the devices may still be reading from host memory, and the next
@@ -149,6 +143,15 @@ def _bounding_box(indices: list[Index]) -> Index:
     return tuple(
         slice(min(item.start for item in axis), max(item.stop for item in axis))
         for axis in axes
+    )
+
+
+def _within(box: Index, index: Index) -> Index:
+    """The slices of a tensor as slices of the part `box` of it."""
+    pairs = zip(index, box, strict=True)
+    return tuple(
+        slice(wanted.start - whole.start, wanted.stop - whole.start)
+        for wanted, whole in pairs
     )
 
 

@@ -72,7 +72,10 @@ def test_a_process_reads_once_what_its_devices_hold():
 
 def test_a_process_reads_no_more_than_its_devices_hold():
     indices = [(slice(2, 3), slice(0, 4)), (slice(1, 2), slice(2, 6))]
-    assert tensors._bounding_box(indices) == (slice(1, 3), slice(0, 6))
+    box = tensors._bounding_box(indices)
+    assert box == (slice(1, 3), slice(0, 6))
+    assert tensors._within(box, indices[0]) == (slice(1, 2), slice(0, 4))
+    assert tensors._within(box, indices[1]) == (slice(0, 1), slice(2, 6))
 
 
 def test_a_single_value_has_no_axes(mesh):
