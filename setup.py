@@ -42,6 +42,7 @@ setuptools.setup(
         "gin-config>=0.5",
         "ir-measures>=0.4",
         "jax>=0.10,<0.13",
+        "msgpack",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<0.13",

@@ -12,14 +12,13 @@ import pathlib
 
 import jax
 import numpy as np
-import safetensors.numpy
 from flax import traverse_util
 from jax.sharding import Mesh
 
 from art_jax import atomic, manifest, partitioning
 from art_jax.checkpoints import pretrained
 from art_jax.checkpoints.pretrained import PretrainedRetriever
-from art_jax.checkpoints.tensor_files import open_safetensors
+from art_jax.checkpoints.tensor_files import open_safetensors, write_safetensors
 from art_jax.data.layouts import Layout
 from art_jax.data.question_table import query_layout
 from art_jax.data.tokenizers import (
@@ -35,6 +34,10 @@ from art_jax.types import Params
 _KIND = "retriever"
 _CONFIG = "config.json"
 _PARAMS = "params.safetensors"
+_ONE_FILE = 2**62  # bytes: never split
+
+# What a folder of `save_retriever` is called where formats are told apart.
+FORMAT = "a retriever of art_jax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,8 @@ def save_retriever(directory: pathlib.Path, retriever: SavedRetriever) -> None:
         atomic.write_text(folder / _CONFIG, json.dumps(config, indent=1))
         flat = traverse_util.flatten_dict(retriever.params, sep="/")
         arrays = {name: np.asarray(value) for name, value in flat.items()}
-        safetensors.numpy.save_file(arrays, folder / _PARAMS)
+        stem = _PARAMS.removesuffix(".safetensors")
+        write_safetensors(folder, arrays, stem, max_shard_bytes=_ONE_FILE)
         save_tokenizer(retriever.tokenizer, folder / "tokenizer")
         manifest.write_manifest(folder, {"kind": _KIND})
         atomic.finish_directory(directory)
@@ -141,7 +145,7 @@ def open_retriever(directory: pathlib.Path) -> PretrainedRetriever:
             f"{_CONFIG} says tower {', '.join(wanted)}: they are of two retrievers."
         )
     return PretrainedRetriever(
-        format="a retriever of art_jax",
+        format=FORMAT,
         config=encoder.config,
         towers=towers,
         pooling=encoder.pooling,

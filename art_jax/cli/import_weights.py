@@ -6,7 +6,7 @@ import shutil
 import jax
 
 from art_jax import atomic, manifest, partitioning
-from art_jax.checkpoints import formats, pretrained, t5x_export
+from art_jax.checkpoints import formats, pretrained, retriever, t5x_export
 from art_jax.checkpoints.retriever import SavedRetriever, save_retriever
 from art_jax.cli.train import choose_tokenizer, fit_vocabulary, report
 from art_jax.errors import ConfigError
@@ -80,6 +80,9 @@ def read_retriever(
     encoder = pretrained.encoder_of(found, pooling=pooling or "cls")
     tokenizer = choose_tokenizer(found, source, vocabulary, lowercase=lowercase)
     fit_vocabulary(encoder, tokenizer, is_trained=False)
+    training = dict(found.training)
+    if found.format != retriever.FORMAT:
+        training = {"imported_as": found.format, **training}
     return SavedRetriever(
         encoder=encoder,
         params=pretrained.load_params(found, encoder, partitioning.make_mesh(), source),
@@ -96,7 +99,7 @@ def read_retriever(
             found.max_passage_tokens or MAX_PASSAGE_TOKENS,
             encoder.config.max_positions,
         ),
-        training={"imported_as": found.format, **found.training},
+        training=training,
     )
 
 
