@@ -133,9 +133,8 @@ def _load_transformers(retriever: SavedRetriever) -> str:
             'mask = inputs["attention_mask"].unsqueeze(-1)\n'
             "vectors = (hidden * mask).sum(1) / mask.sum(1)"
         ),
-        "weighted_mean": "# Then pool: see below.",
     }[encoder.pooling]
-    if encoder.normalize and encoder.pooling != "weighted_mean":
+    if encoder.normalize:
         pool += "\nvectors = vectors / vectors.norm(dim=-1, keepdim=True)"
     text = f"""\
 ```python
@@ -157,20 +156,6 @@ hidden = model(**inputs).last_hidden_state
         text += (
             "\nPassages go through `passage_encoder` in the same way, with "
             f"`max_length={retriever.max_passage_tokens}`.\n"
-        )
-    missing = [
-        name
-        for name, is_there in (
-            ("pooling weights", encoder.pooling == "weighted_mean"),
-            ("projection", encoder.projection_dim > 0),
-        )
-        if is_there
-    ]
-    if missing:
-        text += (
-            f"\nThis format has no place for the {' and '.join(missing)} of this "
-            "retriever: its vectors come whole from `art-jax export --to "
-            "sentence-transformers`.\n"
         )
     return text
 
