@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -42,6 +43,18 @@ def finish_directory(path: str | os.PathLike) -> None:
         path.replace(aside)
     unfinished_directory(path).replace(path)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def building_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """An empty folder to fill; it becomes `path` at the end, or goes on an error."""
+    unfinished = new_directory(path)
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    finish_directory(path)
 
 
 def recover_directory(path: str | os.PathLike) -> None:

@@ -1,5 +1,7 @@
 """A folder or file is there whole or not at all, whenever a kill comes."""
 
+import pytest
+
 from art_jax import atomic
 
 
@@ -16,6 +18,24 @@ def test_a_folder_appears_when_it_is_finished(tmp_path):
     assert (path / "file").read_text() == "one"
     atomic.finish_directory(path)
     assert (path / "file").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def test_an_error_while_a_folder_is_built_leaves_nothing(tmp_path):
+    path = tmp_path / "index"
+    with atomic.building_directory(path) as folder:
+        (folder / "file").write_text("one")
+        assert not path.exists()
+    assert (path / "file").read_text() == "one"
+
+    def fail():
+        with atomic.building_directory(path) as folder:
+            (folder / "file").write_text("two")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert (path / "file").read_text() == "one"
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
 
 

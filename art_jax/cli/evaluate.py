@@ -45,22 +45,36 @@ def run(options) -> None:
         metrics = evaluate(retriever, task, split, k=k, output_dir=output_dir)
         found = retriever.search(questions.texts, k) if options.run_file else None
     name = "bm25" if options.bm25 else "retriever"
-    output_dir.mkdir(parents=True, exist_ok=True)
-    record = {
-        "what": name,
-        "task": task if options.task else options.queries,
-        "split": split,
-        "k": k,
-        "match": options.match,
-        "metrics": metrics,
-    }
-    atomic.write_text(output_dir / f"{name}.json", json.dumps(record, indent=1))
+    write_record(
+        output_dir,
+        name,
+        {
+            "task": task if options.task else options.queries,
+            "split": split,
+            "k": k,
+            "match": options.match,
+            "metrics": metrics,
+        },
+    )
     if options.run_file:
         rankings = make_run(
             questions.question_ids, found, retriever.evidence.passage_id
         )
         runs.write_run(options.run_file, rankings.items(), tag=f"art_jax_{name}")
     print(format_table({name: metrics}))
+
+
+def write_record(output_dir: pathlib.Path, name: str, record: Mapping) -> None:
+    """Writes what was measured where `art-jax export` looks for it.
+
+    Args:
+        output_dir: a run's folder `evaluation`.
+        name: of what was measured, "retriever" or "bm25".
+        record: task, split, k, match and metrics: JSON values.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"what": name, **record}, indent=1)
+    atomic.write_text(output_dir / f"{name}.json", text)
 
 
 def find_task(options) -> tuple[str, str]:

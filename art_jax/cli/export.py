@@ -71,13 +71,12 @@ def export_t5(source: pathlib.Path, target: pathlib.Path, to: str) -> None:
     if to == "t5x":
         import_weights.write_t5x(target, found)
         return
-    folder = atomic.new_directory(target)
-    huggingface.save_t5(folder, found.config, found.params)
-    if found.vocabulary is not None:
-        tokenizer = load_sentencepiece(found.vocabulary)
-        hf_tokenizers.save_tokenizer(folder, tokenizer, T5_MAX_TOKENS)
-    manifest.write_manifest(folder, {"kind": "export", "to": to})
-    atomic.finish_directory(target)
+    with atomic.building_directory(target) as folder:
+        huggingface.save_t5(folder, found.config, found.params)
+        if found.vocabulary is not None:
+            tokenizer = load_sentencepiece(found.vocabulary)
+            hf_tokenizers.save_tokenizer(folder, tokenizer, T5_MAX_TOKENS)
+        manifest.write_manifest(folder, {"kind": "export", "to": to})
 
 
 def export_retriever(source: pathlib.Path, target: pathlib.Path, to: str) -> None:
@@ -89,13 +88,12 @@ def export_retriever(source: pathlib.Path, target: pathlib.Path, to: str) -> Non
     metrics = read_metrics(source)
     model = import_weights.read_retriever(source)
     model = dataclasses.replace(model, params=tensors.to_host(model.params))
-    folder = atomic.new_directory(target)
-    RETRIEVER_WRITERS[to](folder, model)
-    parity.write_parity(folder, model, to)
-    card = model_card.make_card(to, model, metrics=metrics)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    manifest.write_manifest(folder, {"kind": "export", "to": to})
-    atomic.finish_directory(target)
+    with atomic.building_directory(target) as folder:
+        RETRIEVER_WRITERS[to](folder, model)
+        parity.write_parity(folder, model, to)
+        card = model_card.make_card(to, model, metrics=metrics)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        manifest.write_manifest(folder, {"kind": "export", "to": to})
 
 
 def read_metrics(run: pathlib.Path) -> dict[str, float]:

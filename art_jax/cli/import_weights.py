@@ -115,14 +115,14 @@ def import_t5(source: str | pathlib.Path, target: pathlib.Path) -> None:
 
 def write_t5x(target: pathlib.Path, found: formats.PretrainedT5) -> None:
     """Writes a T5 as a native T5X checkpoint with a manifest, all or nothing."""
-    folder = atomic.new_directory(target)
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(found.params)}
     dtype = "bfloat16" if dtypes == {"bfloat16"} else "float32"
-    t5x_export.save_t5(folder, found.config, found.params, step=0, dtype=dtype)
-    if found.vocabulary is not None:
-        shutil.copyfile(found.vocabulary, folder / "spiece.model")
-    manifest.write_manifest(folder, {"kind": "t5x_checkpoint", "from": found.format})
-    atomic.finish_directory(target)
+    with atomic.building_directory(target) as folder:
+        t5x_export.save_t5(folder, found.config, found.params, step=0, dtype=dtype)
+        if found.vocabulary is not None:
+            shutil.copyfile(found.vocabulary, folder / "spiece.model")
+        about = {"kind": "t5x_checkpoint", "from": found.format}
+        manifest.write_manifest(folder, about)
 
 
 def _length(name: str, given: int | None, usual: int, limit: int) -> int:

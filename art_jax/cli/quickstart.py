@@ -47,7 +47,11 @@ def run(options) -> None:
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "versions": documentation.package_versions(),
     }
-    path = pathlib.Path(options.model_dir) / "results.json"
+    folder = pathlib.Path(options.model_dir)
+    metrics = {f"top_{k}_accuracy": value for k, value in accuracy["art"].items()}
+    record = {"task": TASK, "split": "test", "k": DEPTHS[-1], "metrics": metrics}
+    evaluate.write_record(folder / "evaluation", "retriever", record)
+    path = folder / "results.json"
     atomic.write_text(path, json.dumps(results, indent=1) + "\n")
     print(report_text(results))
     print(f"\nwritten to {path}. Try it:")

@@ -69,10 +69,9 @@ def export_embeddings(
             part = rows.read((slice(start, stop), slice(0, width)))
             yield slice(start, stop), ids, part.astype(dtype)
 
-    folder = atomic.new_directory(directory)
-    write(folder, (num_rows, width), np.dtype(dtype), blocks())
-    manifest.write_manifest(folder, {**description, "kind": "exported_embeddings"})
-    atomic.finish_directory(directory)
+    with atomic.building_directory(directory) as folder:
+        write(folder, (num_rows, width), np.dtype(dtype), blocks())
+        manifest.write_manifest(folder, {**description, "kind": "exported_embeddings"})
     return num_rows
 
 

@@ -57,3 +57,12 @@ def test_what_is_left_can_be_searched(results, capsys):
     assert main.main(["search", str(folder), "read a JSON document", "-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[::2]] == ["1", "2", "3"]
+
+
+def test_it_leaves_for_sentence_transformers_with_what_it_scored(results):
+    folder, _, report = results
+    assert main.main(["export", str(folder), "--to", "sentence-transformers"]) == 0
+    card = (folder / "exports" / "sentence-transformers" / "README.md").read_text()
+    score = report["top_k_accuracy"]["art"]["20"]
+    assert f"| top_20_accuracy (art_quickstart, test) | {score:.4g} |" in card
+    assert main.main(["verify", str(folder)]) == 0
