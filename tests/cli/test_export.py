@@ -1,5 +1,6 @@
 """`art-jax export`: what leaves can be read again, and says what it is."""
 
+import io
 import json
 import pathlib
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from art_jax import manifest
 from art_jax.checkpoints import formats, tensors
@@ -130,6 +132,24 @@ def test_a_t5_leaves_in_both_forms(art_jax, source, to, tmp_path):
         tensors.to_host(want.params),
     )
     assert art_jax("verify", out).code == 0
+
+
+@pytest.mark.parametrize("to", ["huggingface", "t5x"])
+def test_a_t5s_vocabulary_leaves_with_it(art_jax, to, tmp_path):
+    source, out = tmp_path / "t5", tmp_path / "out"
+    shutil.copytree(GOLDEN / "hf" / "t5_v1_1", source)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["what eats the heron", "the heron eats food"] * 9),
+        model_writer=model,
+        vocab_size=30,
+        hard_vocab_limit=False,
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2},
+    )
+    (source / "spiece.model").write_bytes(model.getvalue())
+    assert art_jax("export", source, "--to", to, "--output_dir", out).code == 0
+    assert (out / "spiece.model").read_bytes() == model.getvalue()
+    assert (out / "tokenizer_config.json").exists() == (to == "huggingface")
 
 
 @pytest.mark.parametrize(
