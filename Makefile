@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: quickstart test lint parity wheel-test clean
+.PHONY: quickstart test lint parity bench wheel-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/art-jax quickstart
@@ -22,6 +22,14 @@ lint: $(VENV)/installed-test
 # tests/parity/test_token_ids.py.
 parity: $(VENV)-parity/installed
 	$(VENV)-parity/bin/python -m pytest tests/parity
+
+# Speed beside floors and peers, in sizes that take minutes on two cores; each prints
+# one JSON object. Flags of each: benchmarks/NAME.py --help.
+BENCHMARKS := search embed teacher art_step
+bench: $(VENV)-bench/installed
+	for name in $(BENCHMARKS); do \
+	  $(VENV)-bench/bin/python benchmarks/$$name.py --json || exit 1; \
+	done
 
 # The tests from another folder against the wheel: a file left out of it fails here.
 wheel-test:
@@ -47,5 +55,10 @@ $(VENV)-parity/installed: setup.py pyproject.toml
 	$(VENV)-parity/bin/pip install --quiet --editable '.[parity,test]'
 	touch $@
 
+$(VENV)-bench/installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet --editable '.[bench,scann]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-parity $(VENV)-wheel build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-parity $(VENV)-bench $(VENV)-wheel build dist *.egg-info

@@ -60,6 +60,14 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        # What `make bench` compares with, and draws curves with.
+        "bench": [
+            "faiss-cpu",
+            "matplotlib",
+            "sentence-transformers==6.2.0",
+            "torch==2.13.0",
+            "transformers==5.23.0",
+        ],
         "parquet": ["pyarrow"],
         # To compare with, never to run: what `make parity` was run with.
         "parity": [

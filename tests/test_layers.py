@@ -32,7 +32,7 @@ ORDER = {
     "cli": 10,
 }
 # Everybody may import these, and they import one another alone.
-TOP = {"errors", "atomic", "manifest", "types", "partitioning"}
+TOP = {"errors", "atomic", "hardware", "manifest", "types", "partitioning"}
 
 # The one place that imports TensorFlow and SeqIO, and all modules that need them as
 # soon as they are imported: SeqIO's own, and the verbs that evaluate through it.
