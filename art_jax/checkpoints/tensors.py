@@ -91,7 +91,7 @@ def to_host(tree: Any, dtype: str | None = None) -> Any:
         tree: of `FileTensor`s and arrays.
         dtype: to cast to; None: as the files have them.
     """
-    return _map_by_source(lambda leaf: _cast(np.asarray(leaf), dtype), tree)
+    return map_by_source(lambda leaf: _cast(np.asarray(leaf), dtype), tree)
 
 
 def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
@@ -128,7 +128,7 @@ def to_devices(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
         # tensor must not join this one there.
         return array.block_until_ready()
 
-    return _map_by_source(put, tree, shardings)
+    return map_by_source(put, tree, shardings)
 
 
 def _explicit(index: Index, shape: tuple[int, ...]) -> Index:
@@ -155,7 +155,7 @@ def _within(box: Index, index: Index) -> Index:
     )
 
 
-def _map_by_source(function: Callable, tree: Any, *rest: Any) -> Any:
+def map_by_source(function: Callable, tree: Any, *rest: Any) -> Any:
     """`jax.tree.map`, parts of one source one after the other."""
     leaves, treedef = jax.tree.flatten(tree)
     others = [treedef.flatten_up_to(other) for other in rest]

@@ -33,8 +33,20 @@ class Teacher(Protocol):
     def load(self, tokens: TokenTable, tokenizer: Any, mesh: Mesh) -> Params:
         """Returns its parameters on the mesh; `tokens` are the evidence's."""
 
+    def digest(self, tokenizer: Any) -> str:
+        """Returns a digest of what its scores depend on, the evidence aside.
+
+        Equal digests, equal scores of the same passages: of its weights, its limits,
+        its prompt and its tokeniser. A teacher that learns from the evidence does not
+        count that in, so scores are kept under the evidence's digest beside this one.
+        """
+
     def score(
-        self, params: Params, question_tokens: jax.Array, passage_tokens: jax.Array
+        self,
+        params: Params,
+        question_tokens: jax.Array,
+        passage_tokens: jax.Array,
+        passage_rows: jax.Array | None = None,
     ) -> jax.Array:
         """Returns [B, K] float32, mean log-likelihoods of a question token in nats.
 
@@ -42,4 +54,8 @@ class Teacher(Protocol):
             params: from `load`.
             question_tokens: [B, T] int32, from `question_rows`.
             passage_tokens: [B, K, tokens] int32, laid out by `passage_layout`.
+            passage_rows: [B, K] int32, rows of the table; -1 where a slot holds no
+                passage, whose score then means nothing, but is finite. Slots of
+                equal rows hold equal tokens, so a teacher may read one for all.
+                None: nothing is known, and every slot is read.
         """

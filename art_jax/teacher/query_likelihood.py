@@ -5,6 +5,8 @@ evidence. It runs on any machine and downloads nothing.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -86,8 +88,25 @@ class QueryLikelihoodTeacher:
             log_collection = np.log(counts / counts.sum())
         return {"log_collection": log_collection.astype(np.float32)}
 
+    def digest(self, tokenizer: WordTokenizer) -> str:
+        """Returns a digest of what scores depend on, the evidence aside.
+
+        The model of the whole evidence, which `load` makes, is not in it: see
+        `Teacher.digest`.
+        """
+        facts = {
+            "teacher": "query likelihood",
+            "settings": dataclasses.asdict(self),
+            "tokenizer": tokenizer.digest,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
     def score(
-        self, params: Params, question_tokens: jax.Array, passage_tokens: jax.Array
+        self,
+        params: Params,
+        question_tokens: jax.Array,
+        passage_tokens: jax.Array,
+        passage_rows: jax.Array | None = None,
     ) -> jax.Array:
         """Returns the mean log-likelihood of a question word given each passage.
 
@@ -95,10 +114,13 @@ class QueryLikelihoodTeacher:
             params: from `count_evidence`.
             question_tokens: [B, T] int32, 0 where there is no word.
             passage_tokens: [B, K, P] int32, 0 where there is no word.
+            passage_rows: not read: counting words again costs less than finding out
+                which passages are equal.
 
         Returns:
             [B, K] float32, in nats; 0 where no word of the question is known.
         """
+        del passage_rows
         log_collection_BT = params["log_collection"][question_tokens]
         is_known_BT = (question_tokens > 0) & jnp.isfinite(log_collection_BT)
         background_BT = self.mu * jnp.exp(log_collection_BT)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -28,6 +30,10 @@ _FREE_FIELDS = (
     "float32_attention_logits",
     "remat",
 )
+
+
+# And those that no score depends on.
+_FIELDS_WITHOUT_EFFECT = ("param_dtype", "dropout_rate", "remat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +159,38 @@ class T5Teacher:
         """Fresh parameters in T5X's tree: for tests, and for shapes to load into."""
         return t5.init_params(self.config, key)
 
+    def digest(self, tokenizer: SentencePieceTokenizer) -> str:
+        """Returns a digest of what scores depend on: weights, texts, limits, dtypes.
+
+        The weights count as they are held, in `param_dtype`, so the same ones give
+        the same digest from whatever format. All of them are read for it, one tensor
+        in memory at a time: call it once a run (see docs/performance.md).
+
+        Raises:
+            ConfigError: there is no checkpoint, in neither form.
+            CorruptError: a file is missing or damaged.
+        """
+        facts = {
+            "teacher": "t5",
+            "config": {
+                name: value
+                for name, value in dataclasses.asdict(self.config).items()
+                if name not in _FIELDS_WITHOUT_EFFECT
+            },
+            "weights": _digest_of_weights(self._open().params, self.param_dtype),
+            "prompt": dataclasses.asdict(self.prompt),
+            "max_passage_tokens": self.max_passage_tokens,
+            "max_question_tokens": self.max_question_tokens,
+            "tokenizer": tokenizer.digest,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
     def score(
-        self, params: Params, question_tokens: jax.Array, passage_tokens: jax.Array
+        self,
+        params: Params,
+        question_tokens: jax.Array,
+        passage_tokens: jax.Array,
+        passage_rows: jax.Array | None = None,
     ) -> jax.Array:
         """The mean log-likelihood of a question token given each passage.
 
@@ -162,6 +198,8 @@ class T5Teacher:
             params: of the T5.
             question_tokens: [B, T] int32, as `prompts.question_targets` makes them.
             passage_tokens: [B, K, tokens] int32, as `prompts.passage_layout` does.
+            passage_rows: [B, K] int32, rows of the table, -1 for no passage; see
+                `Teacher.score`.
 
         Returns:
             [B, K] float32, in nats; see the function `score`.
@@ -169,6 +207,7 @@ class T5Teacher:
         Raises:
             ConfigError: rows are longer than the teacher's limits.
         """
+        del passage_rows
         for name, tokens, limit in (
             ("max_question_tokens", question_tokens, self.max_question_tokens),
             ("max_passage_tokens", passage_tokens, self.max_passage_tokens),
@@ -236,6 +275,21 @@ def score(
     scores = jax.lax.map(score_chunk, (passage_chunks, target_chunks))
     scores = _from_chunks(scores, -(-num_queries // queries))
     return scores[:num_queries, :num_passages]
+
+
+def _digest_of_weights(params: Params, dtype: str) -> str:
+    """A digest of the names, shapes and values, in `dtype`, of a tree of tensors."""
+
+    def digest(leaf) -> str:
+        held = tensors.to_host(leaf, dtype)
+        # bfloat16 has no buffer of its own to hash.
+        values = hashlib.sha256(held.reshape(-1).view(np.uint8))
+        return f"{held.shape} {values.hexdigest()}"
+
+    digests = tensors.map_by_source(digest, params)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(digests)
+    lines = [f"{jax.tree_util.keystr(path)} {line}" for path, line in leaves]
+    return hashlib.sha256("\n".join([dtype, *lines]).encode()).hexdigest()
 
 
 def _require_same_sizes(found: T5Config, wanted: T5Config, source: object) -> None:

@@ -90,3 +90,31 @@ def test_refuses_mu_of_zero_and_evidence_without_words():
 
 def test_it_says_what_it_is():
     assert QueryLikelihoodTeacher(mu=2.5).describe().endswith("unigrams, mu 2.5")
+
+
+class Named:
+    def __init__(self, digest):
+        self.digest = digest
+
+
+def test_its_digest_is_of_settings_and_tokeniser():
+    teacher, tokenizer = QueryLikelihoodTeacher(mu=2.5), Named("abc")
+    want = teacher.digest(tokenizer)
+    assert want == QueryLikelihoodTeacher(mu=2.5).digest(Named("abc"))
+    others = [
+        QueryLikelihoodTeacher(mu=2.0),
+        QueryLikelihoodTeacher(mu=2.5, max_passage_tokens=191),
+        QueryLikelihoodTeacher(mu=2.5, max_question_tokens=31),
+    ]
+    digests = {other.digest(tokenizer) for other in others}
+    assert len(digests | {want, teacher.digest(Named("abd"))}) == 5
+
+
+def test_rows_change_no_score():
+    teacher = QueryLikelihoodTeacher()
+    params = teacher.count_evidence(EVIDENCE, vocab_size=7)
+    question = jnp.array([[2, 3, 0]], jnp.int32)
+    passages = jnp.array([[[2, 3, 3, 1], [2, 4, 5, 0], [2, 3, 3, 1]]], jnp.int32)
+    want = teacher.score(params, question, passages)
+    got = teacher.score(params, question, passages, jnp.array([[4, 0, 4]], jnp.int32))
+    np.testing.assert_array_equal(got, want)

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import pathlib
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -194,3 +195,42 @@ def test_weights_of_another_size_are_an_error_that_names_it():
 def test_an_unknown_dtype_of_parameters_is_an_error():
     with pytest.raises(ConfigError, match="T5Teacher.param_dtype is 'int4'"):
         make_teacher(param_dtype="int4")
+
+
+TOKENIZER = SimpleNamespace(digest="abc")
+
+
+def test_its_digest_is_of_the_weights_and_not_of_the_files_that_hold_them():
+    orbax = GOLDEN / "t5x" / "v1_1_orbax_f32" / "checkpoint_1234"
+    want = make_teacher().digest(TOKENIZER)
+    assert make_teacher(orbax).digest(TOKENIZER) == want
+    assert make_teacher(HUGGING_FACE).digest(TOKENIZER) != want
+
+
+def test_its_digest_is_of_all_that_scores_depend_on():
+    teacher = make_teacher(HUGGING_FACE)
+    bfloat16 = dataclasses.replace(teacher.config, dtype="bfloat16")
+    changes = [
+        {"param_dtype": "float32"},
+        {"max_passage_tokens": 511},
+        {"max_question_tokens": 127},
+        {"prompt": Prompt(head="Text: ")},
+        {"config": bfloat16},
+    ]
+    digests = {
+        dataclasses.replace(teacher, **change).digest(TOKENIZER) for change in changes
+    }
+    digests |= {teacher.digest(TOKENIZER), teacher.digest(SimpleNamespace(digest="d"))}
+    assert len(digests) == 7
+    assert make_teacher(HUGGING_FACE, chunk_size=3).digest(TOKENIZER) in digests
+
+
+def test_its_digest_sees_one_changed_weight(tmp_path):
+    folder = tmp_path / "t5"
+    shutil.copytree(HUGGING_FACE, folder)
+    (weights,) = folder.glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 0x10
+    weights.write_bytes(content)
+    want = make_teacher(HUGGING_FACE).digest(TOKENIZER)
+    assert make_teacher(folder).digest(TOKENIZER) != want
