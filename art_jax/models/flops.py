@@ -4,6 +4,12 @@ These are the counts that MFU is stated by: achieved = these / seconds, padding 
 as work only where a caller says so. A backward pass takes twice the forward's.
 """
 
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
 from art_jax.models.bert import BertConfig
 from art_jax.models.t5 import T5Config
 
@@ -59,3 +65,42 @@ def t5_decoder_flops(
 
 def _mlp_kernels(config: T5Config) -> int:
     return (len(config.mlp_activations) + 1) * config.emb_dim * config.mlp_dim
+
+
+def traced_flops(function: Callable, *arguments) -> int:
+    """Returns the operations of all matrix products of a program, by tracing it.
+
+    Programs inside it count too: a scan's times its length, of branches the largest,
+    of a while loop one turn.
+
+    Args:
+        function: of arrays, or of the shapes that `jax.eval_shape` gives.
+        *arguments: what it takes.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(program: Any) -> int:
+    total = 0
+    for equation in program.eqns:
+        inner = [_count(one) for one in _inner_programs(equation.params)]
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            depth = math.prod(shape[axis] for axis in contracted)
+            total += 2 * equation.outvars[0].aval.size * depth
+        elif equation.primitive.name == "scan":
+            total += equation.params["length"] * sum(inner)
+        elif equation.primitive.name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner)
+    return total
+
+
+def _inner_programs(params: dict[str, Any]) -> Iterator[Any]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            program = getattr(item, "jaxpr", item)
+            if hasattr(program, "eqns"):
+                yield program

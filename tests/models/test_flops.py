@@ -27,27 +27,6 @@ T5 = t5.T5Config(
 )
 
 
-def matmul_flops(function, *arguments):
-    """Operations of every dot_general of the traced program, inner ones included."""
-    total = 0
-
-    def walk(jaxpr):
-        nonlocal total
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                (contract, _), _ = equation.params["dimension_numbers"]
-                shape = equation.invars[0].aval.shape
-                depth = 1
-                for axis in contract:
-                    depth *= shape[axis]
-                total += 2 * equation.outvars[0].aval.size * depth
-            for inner in jax.core.jaxprs_in_params(equation.params):
-                walk(inner)
-
-    walk(jax.make_jaxpr(function)(*arguments).jaxpr)
-    return total
-
-
 def ints(*shape):
     return jnp.ones(shape, jnp.int32)
 
@@ -55,7 +34,7 @@ def ints(*shape):
 @pytest.mark.parametrize(("rows", "length"), [(3, 16), (1, 40)])
 def test_bert(rows, length):
     params = bert.param_shapes(BERT)
-    got = matmul_flops(
+    got = flops.traced_flops(
         lambda params, tokens: bert.BertEncoder(BERT).apply(
             {"params": params}, tokens, tokens > 0
         ),
@@ -69,10 +48,10 @@ def test_bert(rows, length):
 def test_t5(activations):
     config = t5.T5Config(**{**T5.__dict__, "mlp_activations": activations})
     params = t5.param_shapes(config)
-    encoded = matmul_flops(
+    encoded = flops.traced_flops(
         lambda params, tokens: t5.encode(params, config, tokens), params, ints(3, 20)
     )
-    decoded = matmul_flops(
+    decoded = flops.traced_flops(
         lambda params, encoded, tokens, targets: t5.decode(
             params, config, encoded, tokens, targets
         ),
@@ -83,3 +62,15 @@ def test_t5(activations):
     )
     assert flops.t5_encoder_flops(config, 3, 20) == encoded
     assert flops.t5_decoder_flops(config, 3, 7, 20) == decoded
+
+
+def test_inner_programs_are_counted():
+    square = jnp.ones((4, 4))
+    one = 2 * 4 * 4 * 4
+
+    def body(carry, flag):
+        branch = jax.lax.cond(flag, lambda x: (x @ x) @ x, lambda x: x @ x, carry)
+        return branch, None
+
+    scanned = lambda x: jax.lax.scan(body, x, jnp.ones(5, bool))[0]  # noqa: E731
+    assert flops.traced_flops(jax.jit(scanned), square) == 5 * 2 * one
