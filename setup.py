@@ -5,6 +5,8 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
+# It has wheels for nothing else.
+SCANN = "scann==1.4.2; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 
 def read_version() -> str:
@@ -75,9 +77,7 @@ setuptools.setup(
             "torch==2.13.0",
             "transformers==5.23.0",
         ],
-        "scann": [
-            "scann==1.4.2; sys_platform == 'linux' and platform_machine == 'x86_64'"
-        ],
+        "scann": [SCANN],
         "test": [
             "hypothesis",
             "pyarrow",
@@ -85,6 +85,7 @@ setuptools.setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff",
+            SCANN,
         ],
     },
     entry_points={"console_scripts": ["art-jax = art_jax.cli.main:main"]},

@@ -206,7 +206,8 @@ def test_the_core_imports_without_tensorflow_seqio_and_gin():
     names += ["art_jax.methods.art", "art_jax.methods.ict", "art_jax.data.evidence"]
     script = (
         "import sys, importlib\n"
-        "for name in ('tensorflow', 'seqio', 'gin', 'tensorflow_text', 'torch'):\n"
+        "for name in ('tensorflow', 'seqio', 'gin', 'tensorflow_text', 'torch',"
+        " 'scann'):\n"
         "    sys.modules[name] = None\n"
         f"for name in {names!r}:\n"
         "    importlib.import_module(name)\n"
