@@ -1,21 +1,26 @@
 """The embedding table: one row a passage, split over every device, and its files."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from art_jax import atomic, manifest, partitioning
 from art_jax.checkpoints.tensors import FileTensor
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.index import topk
+from art_jax.index.int8_rows import Int8Rows, build_quantize, quantize_rows
+from art_jax.index.search_options import SearchOptions
 from art_jax.types import SearchResults
 
 FORMAT_VERSION = 1
 _MAX_CHUNK_ROWS = 65_536
+_DEFAULT_OPTIONS = SearchOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,7 @@ class EmbeddingTable:
     table_step: the training step whose weights made it.
     evidence_digest: of the evidence store whose rows these are.
     mesh: where the rows are.
+    int8_rows: the same rows in eight bits, for the search methods that read them.
     """
 
     embeddings: jax.Array
@@ -37,6 +43,7 @@ class EmbeddingTable:
     table_step: int
     evidence_digest: str
     mesh: Mesh
+    int8_rows: Int8Rows | None = None
 
     @property
     def width(self) -> int:
@@ -50,6 +57,7 @@ def search(
     *,
     k: int,
     excluded_rows: np.ndarray | None = None,
+    options: SearchOptions = _DEFAULT_OPTIONS,
 ) -> SearchResults:
     """Returns the k best rows for each query, as NumPy arrays on the host.
 
@@ -58,22 +66,82 @@ def search(
         queries: [B, D] float.
         k: rows kept a query; places beyond the table's rows hold row -1.
         excluded_rows: [B, E] int32 rows not to be found, -1 for none.
+        options: how to go about it; changes no result.
 
     Raises:
-        ConfigError: the queries are of another width, or k is below 1.
-        ValueError: a score is NaN.
+        ConfigError: the queries are of another width, k is below 1, or the method
+            needs another device or int8 rows.
+        ValueError: a score is NaN or infinite.
     """
     if queries.ndim != 2 or queries.shape[1] != table.width:
         raise ConfigError(
             f"the queries have shape {queries.shape}, but the table holds embeddings "
             f"of width {table.width}: embed them with the encoder that made the table."
         )
-    found = topk.build_search(table.mesh, k=k)(
-        queries, table.embeddings, table.num_rows, excluded_rows
+    found = topk.build_search(table.mesh, k=k, options=options)(
+        queries, table.embeddings, table.num_rows, excluded_rows, table.int8_rows
     )
     scores, rows = partitioning.to_host(found.scores), partitioning.to_host(found.rows)
     topk.check_finite(scores, rows)
     return SearchResults(scores, rows)
+
+
+def write_rows(
+    embeddings: jax.Array,
+    int8_rows: Int8Rows | None,
+    rows: jax.Array,
+    values: jax.Array,
+    *,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, Int8Rows | None]:
+    """Returns a table's arrays with some rows replaced; the old arrays are donated.
+
+    Args:
+        embeddings: [N padded, D], rows split over every device.
+        int8_rows: of `embeddings`, or None where there are none.
+        rows: [n] int32, rows of the table, -1 for none; a row that occurs twice must
+            come with the same values.
+        values: [n, D] float, cast to the table's dtype.
+        mesh: where the rows are; needed under jit, where arrays do not tell.
+    """
+    write = build_write_rows(embeddings.sharding.mesh if mesh is None else mesh)
+    return write(embeddings, int8_rows, rows, values)
+
+
+@functools.lru_cache(maxsize=16)
+def build_write_rows(mesh: Mesh):
+    """Returns `write_rows` for a mesh, jitted once; usable under jit, too.
+
+    Each device writes the rows it holds.
+    """
+    split, whole = PartitionSpec(partitioning.ROW_AXES), PartitionSpec()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(split, split, whole, whole),
+        out_specs=(split, split),
+    )
+    def write(embeddings_SD, int8_rows_S, rows_n, values_nD):
+        shard_rows = embeddings_SD.shape[0]
+        local_n = rows_n - jax.lax.axis_index(partitioning.ROW_AXES) * shard_rows
+        is_here_n = (rows_n >= 0) & (local_n >= 0) & (local_n < shard_rows)
+        # Rows held elsewhere point past the shard and are dropped.
+        local_n = jnp.where(is_here_n, local_n, shard_rows)
+
+        def write_leaf(whole, part):
+            return whole.at[local_n].set(part, mode="drop")
+
+        values_nD = values_nD.astype(embeddings_SD.dtype)
+        embeddings_SD = write_leaf(embeddings_SD, values_nD)
+        if int8_rows_S is not None:
+            int8_rows_S = jax.tree.map(
+                write_leaf, int8_rows_S, quantize_rows(values_nD)
+            )
+        return embeddings_SD, int8_rows_S
+
+    return write
 
 
 def save_table(table: EmbeddingTable, directory: pathlib.Path) -> None:
@@ -114,7 +182,7 @@ def save_table(table: EmbeddingTable, directory: pathlib.Path) -> None:
 
 
 def load_table(
-    directory: pathlib.Path, mesh: Mesh, *, verify: bool = True
+    directory: pathlib.Path, mesh: Mesh, *, verify: bool = True, int8: bool = False
 ) -> EmbeddingTable:
     """Returns the table written to `directory`, laid out on any number of devices.
 
@@ -122,6 +190,7 @@ def load_table(
         directory: as given to `save_table`.
         mesh: where to; each process reads its own rows.
         verify: compare every file with its digest first.
+        int8: make the rows' int8 form too; no file holds it.
 
     Raises:
         CorruptError: a file is missing, damaged, or of another version.
@@ -148,6 +217,7 @@ def load_table(
         table_step=description["table_step"],
         evidence_digest=description["evidence_digest"],
         mesh=mesh,
+        int8_rows=build_quantize(mesh)(embeddings) if int8 else None,
     )
 
 

@@ -1,8 +1,8 @@
 """Exact top-K over a table whose rows are split over every device.
 
-Each shard scores its rows block by block and keeps its K best; K candidates a shard
-are gathered and merged. No score matrix larger than [B, block_rows] ever exists, and
-the result does not depend on the number of shards: equal scores go to the lower row.
+Each shard finds its K best rows; K candidates a shard are gathered and merged. The
+score matrix never exists whole, and the result depends neither on the number of shards
+nor on the method: equal scores go to the lower row.
 """
 
 import functools
@@ -12,11 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from art_jax import partitioning
 from art_jax.errors import ConfigError
+from art_jax.index import block_search, group_search, search_options
+from art_jax.index.block_search import keep_best
+from art_jax.index.int8_rows import Int8Rows, norm_bounds, score_bounds
+from art_jax.index.search_options import SearchOptions, SearchShape
 from art_jax.partitioning import DATA_AXIS, MODEL_AXIS, ROW_AXES
 from art_jax.types import SearchResults
 
-DEFAULT_BLOCK_ROWS = 8192
+_DEFAULT_OPTIONS = SearchOptions()
 
 
 def sharded_top_k(
@@ -27,7 +32,8 @@ def sharded_top_k(
     num_rows: jax.Array | int,
     mesh: Mesh,
     excluded_rows: jax.Array | None = None,
-    block_rows: int = DEFAULT_BLOCK_ROWS,
+    options: SearchOptions = _DEFAULT_OPTIONS,
+    int8_rows: Int8Rows | None = None,
 ) -> SearchResults:
     """Returns the k rows of highest dot product with each query. Usable under jit.
 
@@ -39,107 +45,70 @@ def sharded_top_k(
         mesh: the mesh `embeddings` is laid out on.
         excluded_rows: [B, E] int32, rows that must not be found for a query, -1 for
             none. None: no exclusion.
-        block_rows: rows scored at a time on each shard; bounds the memory used to
-            4 * B * block_rows bytes and changes no result.
+        options: how to go about it; changes no result.
+        int8_rows: of `embeddings`, for the methods that read them.
 
     Returns:
         SearchResults of shape [B, k]. A NaN score ranks first and so is seen in the
         result; `check_finite` turns it into an error.
+
+    Raises:
+        ConfigError: k is below 1, or the method needs another device or int8 rows.
     """
+    if k < 1:
+        raise ConfigError(f"k ({k}) must be at least 1.")
     batch = queries.shape[0]
     if excluded_rows is None:
         excluded_rows = jnp.zeros((batch, 0), jnp.int32)
-    rows_per_shard = embeddings.shape[0] // (
-        mesh.shape[DATA_AXIS] * mesh.shape[MODEL_AXIS]
+    rows_per_shard = embeddings.shape[0] // partitioning.num_row_shards(mesh)
+    shape = SearchShape(
+        batch=batch,
+        shard_rows=rows_per_shard,
+        width=embeddings.shape[1],
+        item_bytes=embeddings.dtype.itemsize,
+        num_results=k,
+        num_excluded=excluded_rows.shape[1],
     )
+    method = search_options.choose_method(options, shape, _platform(mesh))
+    if method.startswith("int8") and int8_rows is None:
+        raise ConfigError(
+            f"search method {method!r} needs the table's int8 rows: make them with "
+            "int8_rows.build_quantize or load_table(..., int8=True)."
+        )
 
-    def search_shard(queries_BD, embeddings_SD, excluded_BE, num_rows):
-        first_row = jax.lax.axis_index(ROW_AXES) * rows_per_shard
-        local = block_top_k(
-            queries_BD,
+    def search_shard(queries_BD, embeddings_SD, int8_rows_S, excluded_BE, num_rows):
+        local = _shard_top_k(
+            queries_BD.astype(embeddings_SD.dtype),
             embeddings_SD,
-            k=k,
-            first_row=first_row,
+            int8_rows_S,
+            shape=shape,
+            method=method,
+            options=options,
+            platform=_platform(mesh),
+            first_row=jax.lax.axis_index(ROW_AXES) * rows_per_shard,
             num_rows=num_rows,
             excluded_rows=excluded_BE,
-            block_rows=block_rows,
         )
         # Shard order is row order and top_k keeps the first of equals, so ties do not
         # depend on the number of shards.
         scores = jax.lax.all_gather(local.scores, ROW_AXES, axis=1, tiled=True)
         rows = jax.lax.all_gather(local.rows, ROW_AXES, axis=1, tiled=True)
-        return _best(scores, rows, k)
+        return keep_best(scores, rows, k)
 
+    rows, whole = PartitionSpec(ROW_AXES), PartitionSpec()
     return jax.shard_map(
         search_shard,
         mesh=mesh,
-        in_specs=(
-            PartitionSpec(),
-            PartitionSpec(ROW_AXES),
-            PartitionSpec(),
-            PartitionSpec(),
-        ),
-        out_specs=PartitionSpec(),
+        in_specs=(whole, rows, rows, whole, whole),
+        out_specs=whole,
         check_vma=False,  # Equal on every shard, but only the gather shows it.
-    )(queries, embeddings, excluded_rows, jnp.asarray(num_rows, jnp.int32))
-
-
-def block_top_k(
-    queries: jax.Array,
-    embeddings: jax.Array,
-    *,
-    k: int,
-    first_row: jax.Array | int,
-    num_rows: jax.Array | int,
-    excluded_rows: jax.Array,
-    block_rows: int,
-) -> SearchResults:
-    """Returns the k best rows of one shard, scored in blocks of `block_rows`.
-
-    Args:
-        queries: [B, D] float.
-        embeddings: [S, D], one shard.
-        k: rows kept a query.
-        first_row: [] int32, the table's row that is this shard's first.
-        num_rows: [] int32, rows of the table that hold passages.
-        excluded_rows: [B, E] int32, rows of the table to leave out, -1 for none.
-        block_rows: rows scored at a time.
-    """
-    batch, shard_rows = queries.shape[0], embeddings.shape[0]
-    block_rows = min(block_rows, shard_rows)
-    queries = queries.astype(embeddings.dtype)
-
-    def merge_block(best, start, size):
-        block = jax.lax.dynamic_slice_in_dim(embeddings, start, size)
-        scores = jax.lax.dot_general(
-            queries,
-            block,
-            (((1,), (1,)), ((), ())),
-            precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=jnp.float32,
-        )
-        rows = first_row + start + jnp.arange(size, dtype=jnp.int32)
-        scores = jnp.where((rows < num_rows)[None, :], scores, -jnp.inf)
-        scores = _mask_rows(scores, excluded_rows - (first_row + start))
-        # What was best so far comes first: its rows are lower, so ties stay right.
-        return _best(
-            jnp.concatenate([best.scores, scores], axis=1),
-            jnp.concatenate([best.rows, jnp.broadcast_to(rows, scores.shape)], axis=1),
-            k,
-        )
-
-    best = SearchResults(
-        scores=jnp.full((batch, k), -jnp.inf, jnp.float32),
-        rows=jnp.full((batch, k), -1, jnp.int32),
+    )(
+        queries,
+        embeddings,
+        int8_rows if method.startswith("int8") else None,
+        excluded_rows,
+        jnp.asarray(num_rows, jnp.int32),
     )
-    num_blocks, rest = divmod(shard_rows, block_rows)
-    starts = jnp.arange(num_blocks, dtype=jnp.int32) * block_rows
-    best, _ = jax.lax.scan(
-        lambda best, start: (merge_block(best, start, block_rows), None), best, starts
-    )
-    if rest:
-        best = merge_block(best, jnp.int32(num_blocks * block_rows), rest)
-    return best
 
 
 def gather_rows(values: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
@@ -180,19 +149,20 @@ def gather_rows(values: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=64)
-def build_search(mesh: Mesh, *, k: int, block_rows: int = DEFAULT_BLOCK_ROWS):
-    """Returns `search(queries, embeddings, num_rows, excluded_rows=None)`, jitted once.
+def build_search(mesh: Mesh, *, k: int, options: SearchOptions = _DEFAULT_OPTIONS):
+    """Returns `search(queries, embeddings, num_rows, ...)`, jitted once.
 
-    Its arguments and result are those of `sharded_top_k`.
+    Its further arguments are `excluded_rows=None` and `int8_rows=None`; they and its
+    result are those of `sharded_top_k`.
 
     Raises:
-        ConfigError: k or block_rows is below 1.
+        ConfigError: k is below 1.
     """
-    if k < 1 or block_rows < 1:
-        raise ConfigError(f"k ({k}) and block_rows ({block_rows}) must be at least 1.")
+    if k < 1:
+        raise ConfigError(f"k ({k}) must be at least 1.")
 
     @jax.jit
-    def search(queries, embeddings, num_rows, excluded_rows=None):
+    def search(queries, embeddings, num_rows, excluded_rows=None, int8_rows=None):
         return sharded_top_k(
             queries,
             embeddings,
@@ -200,44 +170,103 @@ def build_search(mesh: Mesh, *, k: int, block_rows: int = DEFAULT_BLOCK_ROWS):
             num_rows=num_rows,
             mesh=mesh,
             excluded_rows=excluded_rows,
-            block_rows=block_rows,
+            options=options,
+            int8_rows=int8_rows,
         )
 
     return search
 
 
 def check_finite(scores: np.ndarray, rows: np.ndarray) -> None:
-    """Raises where a search met NaN.
+    """Raises where a search met NaN or a score beyond float32.
 
     Args:
         scores: [B, K] float32 on the host.
         rows: [B, K] int32 on the host.
 
     Raises:
-        ValueError: a score is NaN; names the query and the row.
+        ValueError: a score is NaN or inf; names the query and the row.
     """
-    where = np.argwhere(np.isnan(scores))
+    where = np.argwhere(np.isnan(scores) | (scores == np.inf))
     if where.size:
         query, rank = where[0]
+        found = "NaN" if np.isnan(scores[query, rank]) else "infinite"
         raise ValueError(
             f"the score of query {query} and row {rows[query, rank]} of the table is "
-            "NaN: the query's embedding or that row is not finite; embed again with "
-            "weights that are."
+            f"{found}: the query's embedding or that row is not finite; embed again "
+            "with weights that are."
         )
 
 
-def _best(scores: jax.Array, rows: jax.Array, k: int) -> SearchResults:
-    scores, places = jax.lax.top_k(scores, k)
-    rows = jnp.take_along_axis(rows, places, axis=1)
-    return SearchResults(scores, jnp.where(scores == -jnp.inf, -1, rows))
+def _platform(mesh: Mesh) -> str:
+    return mesh.devices.flat[0].platform
 
 
-def _mask_rows(scores: jax.Array, columns: jax.Array) -> jax.Array:
-    """Returns scores [B, size] with -inf at `columns` [B, E]; others are ignored."""
-    if columns.shape[1] == 0:
-        return scores
-    batch, size = scores.shape
-    # JAX counts negative indices from the end; send them past it, to be dropped.
-    columns = jnp.where(columns < 0, size, columns)
-    queries = jnp.arange(batch, dtype=jnp.int32)[:, None]
-    return scores.at[queries, columns].set(-jnp.inf, mode="drop")
+def _shard_top_k(
+    queries: jax.Array,
+    embeddings: jax.Array,
+    int8_rows: Int8Rows | None,
+    *,
+    shape: SearchShape,
+    method: str,
+    options: SearchOptions,
+    platform: str,
+    first_row: jax.Array,
+    num_rows: jax.Array,
+    excluded_rows: jax.Array,
+) -> SearchResults:
+    """Returns the k best rows of one shard; arguments as of `block_top_k`."""
+    rows = {
+        "k": shape.num_results,
+        "first_row": first_row,
+        "num_rows": num_rows,
+        "excluded_rows": excluded_rows,
+    }
+    if method == "plain":
+        return block_search.block_top_k(
+            queries,
+            embeddings,
+            block_rows=search_options.block_rows(shape, options.scratch_bytes),
+            **rows,
+        )
+    norms = norm_bounds(queries)
+
+    def search_groups(oversampling, bound_block):
+        sizes = search_options.group_sizes(
+            shape,
+            scratch_bytes=options.scratch_bytes,
+            oversampling=oversampling,
+            platform=platform,
+        )
+        return group_search.group_top_k(
+            queries,
+            embeddings,
+            functools.partial(
+                group_search.scan_segment,
+                bound_block,
+                sizes=sizes,
+                passage_rows=num_rows - first_row,
+            ),
+            num_rescored=search_options.num_rescored(shape, oversampling=oversampling),
+            sizes=sizes,
+            **rows,
+        )
+
+    def exact_scores(start, size):
+        block = jax.lax.dynamic_slice_in_dim(embeddings, start, size)
+        return block_search.dot_products(block, queries)
+
+    def int8_bounds(start, size):
+        block = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), int8_rows
+        )
+        return score_bounds(block, queries, norms)
+
+    if method == "groups":
+        return search_groups(1, exact_scores)[0]
+    results, next_bound = search_groups(options.int8_oversampling, int8_bounds)
+    return jax.lax.cond(
+        group_search.is_certain(results, next_bound).all(),
+        lambda: results,
+        lambda: search_groups(1, exact_scores)[0],
+    )
