@@ -18,6 +18,8 @@ Source: DPR (arXiv:2004.04906), ART (arXiv:2206.10658) and KILT (arXiv:2009.0225
     protocol of their official evaluators.
 """
 
+import dataclasses
+import functools
 import logging
 import string
 import unicodedata
@@ -154,6 +156,38 @@ def _spaced_tokens(text: str) -> str:
     return f" {' '.join(_TOKEN.findall(_nfd(text)))} ".lower()
 
 
+@dataclasses.dataclass(frozen=True)
+class _TokenText:
+    """A text whose tokens are looked for, but only where an answer may be in it.
+
+    nfd: the text in NFD.
+    """
+
+    nfd: str
+
+    @functools.cached_property
+    def folded(self) -> str:
+        return self.nfd.casefold()
+
+    @functools.cached_property
+    def spaced(self) -> str:
+        return _spaced_tokens(self.nfd)
+
+
+def _contains_tokens(answer: str) -> Callable[[_TokenText], bool] | None:
+    """A test for an answer's tokens.
+
+    Cutting a text into tokens costs more than all else, and few passages need it:
+    letters equal in lower case are equal when folded, so a text that does not hold
+    the answer's longest token, both folded, does not hold the answer.
+    """
+    needle = _spaced_tokens(answer)
+    if not needle.strip():
+        return None
+    longest = max(needle.split(), key=len).casefold()
+    return lambda text: longest in text.folded and needle in text.spaced
+
+
 def _contains(needle: str) -> Callable[[str], bool] | None:
     return (lambda text: needle in text) if needle.strip() else None
 
@@ -171,7 +205,7 @@ def _search(pattern: str) -> Callable[[str], bool] | None:
 def _matcher(match: str):
     """How `match` prepares a text, and what it makes of an answer: a test or None."""
     if match == "string":
-        return _spaced_tokens, lambda answer: _contains(_spaced_tokens(answer))
+        return lambda text: _TokenText(_nfd(text)), _contains_tokens
     if match == "regex":
         return _nfd, _search
     if match == "kilt":

@@ -144,3 +144,46 @@ def test_unusable_answers_are_counted_and_warned_of(caplog):
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match="rankings of 2 questions, answers of 1"):
         answers.answer_hits(np.zeros((2, 1), int), lambda row: "", [["a"]])
+
+
+def plainly_has_answer(text, wanted_answers):
+    """The protocol done plainly: a sub-list of the text's tokens is the answer's."""
+    tokens = answers.tokenize(text)
+    for answer in wanted_answers:
+        wanted = answers.tokenize(answer)
+        places = range(len(tokens) - len(wanted) + 1)
+        if wanted and any(tokens[i : i + len(wanted)] == wanted for i in places):
+            return True
+    return False
+
+
+# Letters whose lower case depends on their neighbours or has another length.
+LETTERS = "aAsSΣσςßẞİı́. -ſ"
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(
+    text=st.text(LETTERS, max_size=12),
+    wanted=st.lists(st.text(LETTERS, max_size=4), max_size=3),
+)
+def test_the_short_cut_changes_no_decision(text, wanted):
+    assert answers.has_answer(text, wanted) == plainly_has_answer(text, wanted)
+
+
+def test_letters_equal_in_lower_case_are_equal_when_folded():
+    for code in range(0x110000):
+        letter = unicodedata.normalize("NFD", chr(code))
+        assert letter.casefold() == letter.lower().casefold()
+
+
+def test_a_text_is_cut_only_where_an_answer_may_be(monkeypatch):
+    cut = []
+    spaced = answers._spaced_tokens
+    monkeypatch.setattr(
+        answers, "_spaced_tokens", lambda text: cut.append(text) or spaced(text)
+    )
+    texts = ["a cat", "a catalogue", "a dog"]
+    rows = np.array([[0, 1, 2], [2, 1, 0]])
+    hits = answers.answer_hits(rows, texts.__getitem__, [["cat"], ["Cat"]])
+    np.testing.assert_array_equal(hits, [[True, False, False], [False, False, True]])
+    assert sorted(cut) == ["Cat", "a cat", "a catalogue", "cat"]
