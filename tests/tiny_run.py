@@ -196,7 +196,7 @@ class Pull:
     table in use says.
     """
 
-    def bind(self, space, *, batch_size, seed):
+    def bind(self, space, *, batch_size, seed, **_):
         def make_batch(step):
             target = np.random.default_rng([seed, step]).normal()
             return space.put_batch({"target": np.full(batch_size, target, np.float32)})
@@ -208,7 +208,7 @@ class Pull:
             loss = sum(jnp.square(leaf - target).mean() for leaf in leaves) * strength
             return loss, {"strength": strength}
 
-        return loop.Problem(make_batch, loss, lambda table: table.embeddings)
+        return loop.Problem(make_batch, loss, resources=lambda table: table.embeddings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +250,15 @@ def counted_compilations():
         yield compiled
     finally:
         monitoring.unregister_event_duration_listener(listen)
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    """Programs that run a few times: optimising them takes longer than that."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def assert_trees_equal(got, want):

@@ -38,6 +38,7 @@ from art_jax.index.retriever import (
     search_queries,
 )
 from art_jax.index.rows import place_rows, stream_rows
+from art_jax.index.search_options import SearchOptions
 from art_jax.index.table import save_table
 from art_jax.methods.workspace import RETRIEVER, TEACHER, Workspace, passage_side
 from art_jax.models.dual_encoder import DualEncoder, with_token_importance
@@ -96,6 +97,7 @@ def train(
     model_parallelism: int = 1,
     stream_tokens: bool = False,
     table_dtype: str = "bfloat16",
+    search_method: str = "auto",
     embed_chunk_tokens: int = 16_384,
     dev_split: str = "dev",
 ) -> TrainedRun:
@@ -124,6 +126,8 @@ def train(
         stream_tokens: read token rows from disk each step instead of holding them in
             device memory.
         table_dtype: of the embedding table.
+        search_method: of `index.search_options.SearchOptions`; "int8" and
+            "int8_triton" hold the table in eight bits too.
         embed_chunk_tokens: tokens a device embeds at a time.
         dev_split: held-out questions to choose the best step by, if the task has it.
     """
@@ -155,6 +159,7 @@ def train(
                 made, mixture_or_task_name, "train", task_feature_lengths
             ),
             stream_tokens=stream_tokens,
+            search=SearchOptions(search_method),
         )
         dev = None
         if has_split(mixture_or_task_name, dev_split):
@@ -398,6 +403,7 @@ def make_workspace(
     lengths: Mapping[str, int],
     queries: QuestionTable | None,
     stream_tokens: bool,
+    search: SearchOptions,
 ) -> Workspace:
     """Returns what the methods are bound to, with the evidence's tokens in place."""
     for name in ("query", "passage"):
@@ -418,6 +424,7 @@ def make_workspace(
         passages=place(evidence.token_tables[RETRIEVER], layout, mesh),
         queries=queries,
         stream_tokens=stream_tokens,
+        search=search,
     )
 
 
@@ -461,7 +468,7 @@ def initial_params(
 def check_stage(stage: Stage, workspace: Workspace) -> None:
     """Raises ConfigError, naming the stage, where the evidence cannot serve it."""
     try:
-        stage.method.check(workspace, stage.batch_size)
+        stage.method.check(workspace, stage.batch_size, stage.num_chunks)
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name!r}: {error}") from error
 

@@ -7,6 +7,7 @@ towards the teacher's. On the device it is one compiled program.
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from art_jax.losses import distillation
 from art_jax.methods.workspace import TEACHER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
 from art_jax.teacher.interface import Teacher
+from art_jax.training import chunks
 from art_jax.training.loop import Problem
 from art_jax.types import Params
 
@@ -49,22 +51,42 @@ class Art:
     train_passage_tower: bool = True
     exclude_source: bool = False
 
-    def bind(self, workspace: Workspace, *, batch_size: int, seed: int) -> Problem:
+    def bind(
+        self,
+        workspace: Workspace,
+        *,
+        batch_size: int,
+        seed: int,
+        num_chunks: int = 1,
+        directory: pathlib.Path | None = None,
+    ) -> Problem:
         """Returns the batches and the loss of a run.
+
+        Args:
+            workspace: the parts of the run.
+            batch_size: questions a step.
+            seed: of the batches.
+            num_chunks: parts of a batch that the loss is given one after the other;
+                the batch is searched for and scored whole.
+            directory: of the stage.
 
         Raises:
             ConfigError: K is above the number of passages, there are no questions, or
                 the batch does not fit them or the mesh.
         """
-        self.check(workspace, batch_size)
+        self.check(workspace, batch_size, num_chunks)
+        del directory
         queries, evidence = workspace.queries, workspace.evidence
         tokenizer = workspace.tokenizers[TEACHER]
         teacher_params = self.teacher.load(
             evidence.token_tables[TEACHER], tokenizer, workspace.mesh
         )
-        teacher_rows = workspace.rows_of(
-            TEACHER, self.teacher.passage_layout(tokenizer)
-        )
+        token_rows = {
+            "passage_tokens": workspace.passages,
+            "teacher_tokens": workspace.rows_of(
+                TEACHER, self.teacher.passage_layout(tokenizer)
+            ),
+        }
         examples = {
             "query_tokens": queries.tokens,
             "teacher_questions": self.teacher.question_rows(tokenizer, queries.texts),
@@ -80,58 +102,50 @@ class Art:
         def resources(table):
             arrays = {
                 "embeddings": table.embeddings,
+                "int8_rows": table.int8_rows,
                 "num_rows": np.int32(table.num_rows),
                 "teacher_params": teacher_params,
             }
-            if not workspace.stream_tokens:
-                arrays["passage_tokens"] = workspace.passages.tokens
-                arrays["teacher_tokens"] = teacher_rows.tokens
-            return arrays
+            if workspace.stream_tokens:
+                return arrays
+            return arrays | {name: rows.tokens for name, rows in token_rows.items()}
 
-        def gather(resources, rows):
-            return {
-                "rows": rows,
-                "passage_tokens": dataclasses.replace(
-                    workspace.passages, tokens=resources["passage_tokens"]
-                ).gather(rows),
-                "teacher_tokens": dataclasses.replace(
-                    teacher_rows, tokens=resources["teacher_tokens"]
-                ).gather(rows),
-            }
+        retrieve = functools.partial(self.retrieve, workspace, num_chunks=num_chunks)
 
-        frozen = () if workspace.encoder.shared else self._frozen_towers()
-        retrieve = functools.partial(self.retrieve, workspace)
-        if not workspace.stream_tokens:
+        def prepare(params, batch, resources, key):
+            if "rows" not in batch:
+                batch = batch | {"rows": retrieve(params, batch, resources, key)}
+            for name, held in token_rows.items():
+                if name not in batch:
+                    held = dataclasses.replace(held, tokens=resources[name])
+                    batch = batch | {name: held.gather(batch["rows"])}
+            return self.score(batch, resources)
 
-            def loss(params, batch, resources, key):
-                rows = retrieve(params, batch, resources, key)
-                candidates = gather(resources, rows)
-                return self.loss(
-                    workspace.encoder, params, batch | candidates, resources, key
-                )
-
-            return Problem(make_batch, loss, resources, frozen=frozen)
-
-        jitted_retrieve = jax.jit(retrieve)
+        @jax.jit
+        def find(train, batch, resources, key):
+            key = jax.random.fold_in(key, train.step)
+            return retrieve(train.params, batch, resources, key)
 
         def complete(train, batch, resources, key):
-            key = jax.random.fold_in(key, train.step)
-            rows = jitted_retrieve(train.params, batch, resources, key)
-            rows = partitioning.to_host(rows)
-            return batch | {
-                "rows": partitioning.put_global(
-                    rows, partitioning.batch_sharding(workspace.mesh)
-                ),
-                "passage_tokens": workspace.passages.gather(rows),
-                "teacher_tokens": teacher_rows.gather(rows),
-            }
+            rows = partitioning.to_host(find(train, batch, resources, key))
+            tokens = {name: held.gather(rows) for name, held in token_rows.items()}
+            return batch | tokens | workspace.put_batch({"rows": rows})
 
-        loss = functools.partial(self.loss, workspace.encoder)
-        return Problem(make_batch, loss, resources, complete, frozen)
+        def loss(params, batch, resources, key):
+            return self.loss(workspace.encoder, params, batch, key)
 
-    def check(self, workspace: Workspace, batch_size: int) -> None:
+        return Problem(
+            make_batch,
+            loss,
+            prepare,
+            resources,
+            complete if workspace.stream_tokens else None,
+            frozen=() if workspace.encoder.shared else self._frozen_towers(),
+        )
+
+    def check(self, workspace: Workspace, batch_size: int, num_chunks: int = 1) -> None:
         """Raises ConfigError where `bind` would for want of passages or questions."""
-        workspace.check_batch_size(batch_size)
+        workspace.check_batch_size(batch_size, num_chunks)
         if not (self.train_query_tower or self.train_passage_tower):
             raise ConfigError(
                 "train_query_tower and train_passage_tower are both False: nothing is "
@@ -155,37 +169,75 @@ class Art:
             )
 
     def retrieve(
-        self, workspace: Workspace, params: Params, batch, resources, key: jax.Array
+        self,
+        workspace: Workspace,
+        params: Params,
+        batch,
+        resources,
+        key: jax.Array,
+        *,
+        num_chunks: int = 1,
     ) -> jax.Array:
         """Returns the K best rows of the table for each question, [B, K] int32.
 
         The question is embedded by today's weights, with the dropout that `loss` will
         use; the table's rows may be older. No gradient flows through the choice.
+
+        Args:
+            workspace: the parts of the run.
+            params: the retriever's.
+            batch: query_tokens [B, Q], excluded_rows [B, E]; int32.
+            resources: embeddings [N padded, D], their int8_rows or None, and num_rows
+                among them.
+            key: the step's.
+            num_chunks: in which the loss will be given the batch.
         """
-        queries = workspace.encoder.encode_query(
-            params, batch["query_tokens"], key=self._keys(key)[0]
+        queries_BD = chunks.map_chunks(
+            lambda tokens_BQ, key: workspace.encoder.encode_query(
+                params, tokens_BQ, key=self._keys(key)[0]
+            ),
+            batch["query_tokens"],
+            key,
+            num_chunks=num_chunks,
         )
         return sharded_top_k(
-            jax.lax.stop_gradient(queries),
+            jax.lax.stop_gradient(queries_BD),
             resources["embeddings"],
             k=self.num_passages,
             num_rows=resources["num_rows"],
             mesh=workspace.mesh,
             excluded_rows=batch["excluded_rows"],
+            options=workspace.search,
+            int8_rows=resources["int8_rows"],
         ).rows
 
+    def score(self, batch, resources) -> dict[str, jax.Array]:
+        """Returns what `loss` takes of a batch, with teacher_scores, [B, K] float32.
+
+        Args:
+            batch: as for `loss`, and teacher_questions [B, T], teacher_tokens
+                [B, K, tokens] in place of the scores; int32.
+            resources: teacher_params among them.
+        """
+        scores_BK = self.teacher.score(
+            resources["teacher_params"],
+            batch["teacher_questions"],
+            batch["teacher_tokens"],
+            passage_rows=batch["rows"],
+        )
+        names = ("query_tokens", "rows", "passage_tokens")
+        return {name: batch[name] for name in names} | {"teacher_scores": scores_BK}
+
     def loss(
-        self, encoder: DualEncoder, params: Params, batch, resources, key: jax.Array
+        self, encoder: DualEncoder, params: Params, batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the mean KL from the teacher's choice to the retriever's.
 
         Args:
             encoder: the retriever.
             params: its parameters.
-            batch: query_tokens [B, Q], teacher_questions [B, T], rows [B, K] (-1 for
-                no passage), passage_tokens [B, K, L], teacher_tokens [B, K, tokens];
-                all int32.
-            resources: teacher_params among them.
+            batch: query_tokens [B, Q], rows [B, K] (-1 for no passage),
+                passage_tokens [B, K, L], all int32; teacher_scores [B, K] float32.
             key: consumed, for dropout.
 
         Returns:
@@ -202,11 +254,7 @@ class Art:
         if not self.train_passage_tower:
             passages_BKD = jax.lax.stop_gradient(passages_BKD)
         student_BK = jnp.einsum("bd,bkd->bk", queries_BD, passages_BKD)
-        teacher_BK = self.teacher.score(
-            resources["teacher_params"],
-            batch["teacher_questions"],
-            batch["teacher_tokens"],
-        )
+        teacher_BK = batch["teacher_scores"]
         is_passage_BK = batch["rows"] >= 0
         temperature = self.temperature
         if temperature is None:

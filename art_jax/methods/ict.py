@@ -5,6 +5,7 @@ Needs passages alone, so it warms a retriever up from scratch before ART takes o
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -62,19 +63,41 @@ class Ict:
         if self.temperature is not None and self.temperature <= 0:
             raise ConfigError(f"ICT's temperature is {self.temperature}: above 0.")
 
-    def check(self, workspace: Workspace, batch_size: int) -> None:
-        """Raises ConfigError where `bind` would for want of passages."""
+    def check(self, workspace: Workspace, batch_size: int, num_chunks: int = 1) -> None:
+        """Raises ConfigError where `bind` would for want of passages, or for chunks."""
         workspace.check_batch_size(batch_size)
         check_num_examples(workspace.evidence.num_passages, batch_size)
+        if num_chunks != 1:
+            raise ConfigError(
+                f"NUM_MICROBATCHES is {num_chunks}, but each passage of ICT's batch is "
+                "a negative of every other sentence, so that a part of the batch has "
+                "another loss: leave it at 1, and lower BATCH_SIZE to save memory."
+            )
 
-    def bind(self, workspace: Workspace, *, batch_size: int, seed: int) -> Problem:
+    def bind(
+        self,
+        workspace: Workspace,
+        *,
+        batch_size: int,
+        seed: int,
+        num_chunks: int = 1,
+        directory: pathlib.Path | None = None,
+    ) -> Problem:
         """Returns the batches and the loss of a run.
+
+        Args:
+            workspace: the parts of the run.
+            batch_size: passages a step.
+            seed: of the batches.
+            num_chunks: 1; see `check`.
+            directory: not used.
 
         Raises:
             ConfigError: there are fewer passages than a batch takes, or the mesh does
-                not divide it.
+                not divide it, or it was to be in chunks.
         """
-        self.check(workspace, batch_size)
+        del directory
+        self.check(workspace, batch_size, num_chunks)
         tokens = workspace.evidence.token_tables[RETRIEVER]
         tokenizer = workspace.tokenizers[RETRIEVER]
         end_ids = np.concatenate(tokenizer.encode_batch(_SENTENCE_ENDS))

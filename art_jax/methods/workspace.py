@@ -14,6 +14,7 @@ from art_jax.data.layouts import Layout
 from art_jax.data.question_table import QuestionTable
 from art_jax.errors import ConfigError
 from art_jax.index.rows import DeviceRows, HostRows, place_rows, stream_rows
+from art_jax.index.search_options import SearchOptions
 from art_jax.models.dual_encoder import DualEncoder
 from art_jax.types import Params
 
@@ -35,6 +36,7 @@ class Workspace:
     queries: the training questions; None for methods that need none.
     stream_tokens: read token rows from the store each step instead of holding them
         in device memory.
+    search: how the table is searched; changes no result.
     """
 
     mesh: Mesh
@@ -46,6 +48,7 @@ class Workspace:
     passages: DeviceRows | HostRows
     queries: QuestionTable | None = None
     stream_tokens: bool = False
+    search: SearchOptions = SearchOptions()
 
     def rows_of(self, name: str, layout: Layout) -> DeviceRows | HostRows:
         """Returns the evidence laid out from one of its token tables."""
@@ -53,13 +56,19 @@ class Workspace:
         place = stream_rows if self.stream_tokens else place_rows
         return place(tokens, layout, self.mesh)
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raises ConfigError unless the data axis divides `batch_size`."""
+    def check_batch_size(self, batch_size: int, num_chunks: int = 1) -> None:
+        """Raises ConfigError unless the data axis divides each chunk of a batch."""
         data_size = self.mesh.shape[partitioning.DATA_AXIS]
         if batch_size < 1 or batch_size % data_size:
             raise ConfigError(
                 f"BATCH_SIZE is {batch_size}, but the {data_size} devices of mesh axis "
                 "'data' each take an equal part: choose a multiple."
+            )
+        if num_chunks < 1 or batch_size % (data_size * num_chunks):
+            raise ConfigError(
+                f"NUM_MICROBATCHES is {num_chunks}, but a batch of {batch_size} on "
+                f"{data_size} devices of mesh axis 'data' can be split into 1 to "
+                f"{batch_size // data_size} equal parts only: choose a divisor of that."
             )
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

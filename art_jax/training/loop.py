@@ -13,7 +13,7 @@ import jax
 from art_jax.errors import DivergedError, PreemptedError
 from art_jax.index.table import EmbeddingTable
 from art_jax.training import preemption
-from art_jax.training.update import Batch, Resources
+from art_jax.training.update import Batch, PrepareFn, Resources
 from art_jax.types import Params, TrainState
 
 
@@ -55,7 +55,10 @@ class Problem:
     """What a method supplies: a batch and a loss.
 
     make_batch: step -> batch, a pure function of the step, laid out on the mesh.
-    loss: (params, batch, resources, key) -> (loss, metrics).
+    loss: (params, batch, resources, key) -> (loss, metrics), differentiated, chunk by
+        chunk where the stage asks for chunks.
+    prepare: (params, batch, resources, key) -> batch, given the whole batch before
+        the loss is, in the same compiled program and without a gradient.
     resources: table -> the arrays the loss reads and does not train.
     complete: (train state, batch, resources, key) -> batch, run before the update;
         for what cannot happen on the device, such as reading a memory map.
@@ -65,6 +68,7 @@ class Problem:
 
     make_batch: Callable[[int], Batch]
     loss: Callable[..., tuple[jax.Array, dict]]
+    prepare: PrepareFn | None = None
     resources: Callable[[EmbeddingTable | None], Resources] = lambda table: ()
     complete: Callable[[TrainState, Batch, Resources, jax.Array], Batch] | None = None
     frozen: tuple[str, ...] = ()
@@ -87,7 +91,7 @@ def run_steps(
     Args:
         run: where to start; its step may be above 0.
         problem: the method's batch and loss.
-        update: from `make_update(problem.loss, optimizer)`.
+        update: from `make_update`, of the problem's `loss` and `prepare`.
         train_steps: the step to stop at.
         key: the run's; each step folds its number in.
         hooks: run in order at every step's boundary, before that step.

@@ -22,9 +22,12 @@ class Stage:
     """How one method is trained; the defaults are ART's.
 
     name: of its folder and in progress lines.
-    method: has `bind(workspace, batch_size=, seed=) -> loop.Problem`.
+    method: has `bind(workspace, batch_size=, seed=, num_chunks=, directory=)`, which
+        returns a loop.Problem.
     train_steps: updates in all.
     batch_size: examples a step, over all devices.
+    num_chunks: equal parts of a batch whose gradients are added up one after the
+        other, in the memory of one; T5X's num_microbatches.
     optimizer: builds the optax transformation.
     refresh_every_steps: steps between two tables.
     eval_every_steps: steps between two evaluations; a multiple of
@@ -42,6 +45,7 @@ class Stage:
     method: Any
     train_steps: int
     batch_size: int = 64
+    num_chunks: int = 1
     optimizer: AdamW = AdamW()
     refresh_every_steps: int = 500
     eval_every_steps: int = 500
@@ -57,6 +61,7 @@ class Stage:
             name: getattr(self, name)
             for name in (
                 "train_steps",
+                "num_chunks",
                 "refresh_every_steps",
                 "eval_every_steps",
                 "save_every_steps",
@@ -118,7 +123,13 @@ def run_stage(
             report(f"{stage.name}: finished before, at step {info['step']}")
             return _load_best(best, info["best"]["step"], params)
 
-    problem = stage.method.bind(workspace, batch_size=stage.batch_size, seed=stage.seed)
+    problem = stage.method.bind(
+        workspace,
+        batch_size=stage.batch_size,
+        seed=stage.seed,
+        num_chunks=stage.num_chunks,
+        directory=directory,
+    )
     optimizer = optimizers.freeze(
         stage.optimizer.build(stage.train_steps), problem.frozen
     )
@@ -205,7 +216,13 @@ def run_stage(
         run = loop.run_steps(
             run,
             problem,
-            update.make_update(problem.loss, optimizer, state_sharding=replicated),
+            update.make_update(
+                problem.loss,
+                optimizer,
+                prepare=problem.prepare,
+                num_chunks=stage.num_chunks,
+                state_sharding=replicated,
+            ),
             train_steps=stage.train_steps,
             key=jax.random.key(stage.seed),
             hooks=run_hooks,

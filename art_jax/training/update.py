@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from art_jax.training import chunks
 from art_jax.types import Params, TrainState
 
 Batch = Any  # a tree of arrays
 Resources = Any  # arrays that are read and not trained: table, token rows, teacher
-# (params, batch, resources, key) -> (loss [], metrics {name: []})
+# (params, batch, resources, key) -> (loss [], metrics {name: [] or [B, ...]})
 LossFn = Callable[[Params, Batch, Resources, jax.Array], tuple[jax.Array, dict]]
+# (params, batch, resources, key) -> batch, with more in it
+PrepareFn = Callable[[Params, Batch, Resources, jax.Array], Batch]
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -29,24 +32,45 @@ def make_update(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
+    prepare: PrepareFn | None = None,
+    num_chunks: int = 1,
     state_sharding: jax.sharding.Sharding | None = None,
 ):
     """Returns `update(state, batch, resources, key) -> (state, metrics)`, jitted once.
+
+    The batch is prepared whole, without a gradient; then the loss is differentiated
+    chunk by chunk, which takes the memory of one chunk, and the gradients are averaged.
 
     The state is donated. The key of a step is folded from `key` and the step, so a
     restart draws what the first run drew. A step whose loss or gradient is not finite
     leaves parameters and optimiser bit for bit as they were, and is counted.
 
     Args:
-        loss_fn: (params, batch, resources, key) -> (scalar loss, dict of scalars).
+        loss_fn: (params, batch, resources, key) -> (scalar loss, metrics); given a
+            chunk of what `prepare` returned, and the chunk's key. Metrics are scalars,
+            averaged over chunks, or have a value an example, [B, ...].
         optimizer: an optax transformation.
+        prepare: (params, batch, resources, key) -> batch, given the step's key, from
+            which `chunks.map_chunks` makes the keys that the chunks' losses get.
+        num_chunks: equal parts of the batch, see `training.chunks`; the loss must be
+            a mean over examples. A loss of the batch as a whole becomes one where
+            `prepare` finds its gradient with respect to each example's embeddings,
+            and `loss_fn` multiplies it with them.
         state_sharding: how the new state is laid out; None: as the compiler likes.
     """
 
     def update(state, batch, resources, key):
         key = jax.random.fold_in(key, state.step)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, metrics), grads = grad_fn(state.params, batch, resources, key)
+        if prepare is not None:
+            batch = prepare(state.params, batch, resources, key)
+        (loss, metrics), grads = chunks.accumulate(
+            jax.value_and_grad(loss_fn, has_aux=True),
+            state.params,
+            batch,
+            resources,
+            key,
+            num_chunks=num_chunks,
+        )
         grad_norm = optax.global_norm(grads)
         is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 

@@ -180,7 +180,7 @@ def test_a_retriever_can_be_hugging_faces_bert():
 
 
 def step_inputs(run):
-    """The ART stage of a run, its encoder, and the shapes its loss takes."""
+    """The ART stage of a run, both halves of its step, and the shapes they take."""
     parse(run)
     encoder, stages, lengths = arguments("encoder", "stages", "task_feature_lengths")
     (stage,) = stages
@@ -202,9 +202,16 @@ def step_inputs(run):
         param_shapes(method.teacher.config),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    loss = functools.partial(method.loss, encoder)
+
+    def loss(params, batch, resources, key):
+        return method.loss(encoder, params, batch, key)
+
+    def prepare(params, batch, resources, key):
+        return method.score(batch, resources)
+
     params = jax.eval_shape(encoder.init, key)
-    return stage, loss, (params, batch, {"teacher_params": teacher_params}, key)
+    inputs = (params, batch, {"teacher_params": teacher_params}, key)
+    return stage, loss, prepare, inputs
 
 
 param_shapes = functools.cache(t5.param_shapes)
@@ -216,11 +223,11 @@ def held_bytes():
 
 def test_one_update_with_a_teacher_of_3b_builds_without_memory():
     before = held_bytes()
-    stage, loss, (params, *others) = step_inputs("art_nq_t0_3b.gin")
+    stage, loss, prepare, (params, *others) = step_inputs("art_nq_t0_3b.gin")
     optimizer = stage.optimizer.build(stage.train_steps)
     state = jax.eval_shape(lambda params: update.init_state(params, optimizer), params)
     new_state, metrics = jax.eval_shape(
-        update.make_update(loss, optimizer), state, *others
+        update.make_update(loss, optimizer, prepare=prepare), state, *others
     )
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (state, new_state))
     assert shapes[0] == shapes[1]
@@ -230,8 +237,9 @@ def test_one_update_with_a_teacher_of_3b_builds_without_memory():
 
 def test_a_loss_with_a_teacher_of_11b_builds_without_memory():
     before = held_bytes()
-    _, loss, inputs = step_inputs("art_nq_t5_lm_11b.gin")
-    value, _ = jax.eval_shape(loss, *inputs)
+    _, loss, prepare, inputs = step_inputs("art_nq_t5_lm_11b.gin")
+    params, _, *others = inputs
+    value, _ = jax.eval_shape(loss, params, jax.eval_shape(prepare, *inputs), *others)
     assert (value.shape, value.dtype) == ((), jnp.float32)
     assert held_bytes() - before < 1 << 20
 

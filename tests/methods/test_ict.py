@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from art_jax import partitioning
 from art_jax.data.layouts import make_token_table
 from art_jax.errors import ConfigError
 from art_jax.methods import ict
@@ -119,3 +120,11 @@ def test_passages_of_one_title_are_no_negatives():
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ConfigError, match="temperature is 0"):
         ict.Ict(temperature=0)
+
+
+def test_a_batch_in_chunks_is_refused(tiny, tiny_evidence):
+    space = tiny.make_workspace(
+        tiny_evidence, partitioning.make_mesh(1), tiny.bag_encoder()
+    )
+    with pytest.raises(ConfigError, match="NUM_MICROBATCHES is 2, but each passage"):
+        ict.Ict().bind(space, batch_size=8, seed=0, num_chunks=2)

@@ -38,6 +38,15 @@ def test_a_batch_that_the_devices_cannot_split_is_named(space, batch_size):
     space.check_batch_size(4)
 
 
+@pytest.mark.parametrize("num_chunks", [0, 3, 4])
+def test_chunks_that_the_devices_cannot_split_are_named(space, num_chunks):
+    with pytest.raises(
+        ConfigError, match=f"NUM_MICROBATCHES is {num_chunks}.*split into 1 to 2"
+    ):
+        space.check_batch_size(4, num_chunks)
+    space.check_batch_size(4, 2)
+
+
 def test_each_device_holds_an_equal_part_of_a_batch(space):
     placed = space.put_batch({"rows": np.arange(4, dtype=np.int32)})["rows"]
     parts = [np.asarray(shard.data).tolist() for shard in placed.addressable_shards]

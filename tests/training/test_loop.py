@@ -22,7 +22,7 @@ def counted(events):
         events.append(("batch", step))
         return {"x": jnp.float32(step + 1)}
 
-    return loop.Problem(make_batch, loss, lambda table: jnp.float32(1))
+    return loop.Problem(make_batch, loss, resources=lambda table: jnp.float32(1))
 
 
 def start():

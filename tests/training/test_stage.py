@@ -221,6 +221,7 @@ def test_the_parameters_given_are_not_used_up(tiny, space, stage, tmp_path):
     ("settings", "message"),
     [
         ({"eval_every_steps": 3}, "evaluates every 3 steps and refreshes every 2"),
+        ({"num_chunks": 0}, "num_chunks of stage 'pull' is 0"),
         ({"train_steps": 0}, "train_steps of stage 'pull' is 0"),
         ({"save_every_steps": 0}, "save_every_steps"),
         ({"refresh_every_steps": -1}, "refresh_every_steps"),
