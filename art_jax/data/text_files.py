@@ -13,7 +13,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from art_jax.errors import DataError
 
@@ -65,7 +65,7 @@ def read_raw_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
             damaged or truncated, is UTF-16, or has a line over `MAX_LINE_BYTES`.
     """
     number, empty_lines = 0, 0
-    with _open_binary(path) as file:
+    with open_binary(path) as file:
         while True:
             try:
                 line = file.readline(MAX_LINE_BYTES)
@@ -132,32 +132,56 @@ def parse_json_object(
         DataError: the line is not one JSON object, names a key twice, holds NaN or
             an infinity (which JSON has not), or text that is no Unicode.
     """
+    try:
+        record = json_decoder(path, number).decode(line)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        # json raises a bare ValueError for a number of thousands of digits.
+        raise DataError(
+            f"not JSON: {error}. Write one JSON object a line.", path, number
+        ) from error
+    return checked_object(record, path, number)
 
-    def fail(message: str) -> NoReturn:
-        raise DataError(message, path, number)
+
+def json_decoder(path: str | os.PathLike, number: int) -> json.JSONDecoder:
+    """A decoder that raises DataError where JSON would be read more kindly than told.
+
+    Raises:
+        DataError: by the decoder, where a key is named twice, or for NaN and infinity,
+            which JSON has not.
+    """
 
     def unique_keys(pairs):
         record = dict(pairs)
         if len(record) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            fail(f"the key {twice!r} is given twice. Keep one of them.")
+            raise DataError(
+                f"the key {twice!r} is given twice. Keep one of them.", path, number
+            )
         return record
 
     def no_constant(name):
-        fail(f"{name} is not JSON. Write null, or leave the key out.")
-
-    try:
-        record = json.loads(
-            line, object_pairs_hook=unique_keys, parse_constant=no_constant
+        raise DataError(
+            f"{name} is not JSON. Write null, or leave the key out.", path, number
         )
-    except DataError:
-        raise
-    except (ValueError, RecursionError) as error:
-        # json raises a bare ValueError for a number of thousands of digits.
-        fail(f"not JSON: {error}. Write one JSON object a line.")
+
+    return json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=no_constant)
+
+
+def checked_object(record: Any, path: str | os.PathLike, number: int) -> dict[str, Any]:
+    """A JSON value, if it is an object.
+
+    Raises:
+        DataError: it is not.
+    """
     if not isinstance(record, dict):
-        fail(f"a JSON object is needed, not {_json_type(record)}: write {{...}}.")
+        raise DataError(
+            f"a JSON object is needed, not {_json_type(record)}: write {{...}}.",
+            path,
+            number,
+        )
     return record
 
 
@@ -303,7 +327,7 @@ def _text_writer(file: IO[bytes]) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def _open_binary(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def open_binary(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Opens a file for reading its uncompressed bytes, whatever its name says."""
     try:
         raw = open(path, "rb")  # noqa: SIM115 (closed below, whichever way it goes)

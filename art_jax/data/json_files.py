@@ -1,0 +1,167 @@
+"""Files of JSON objects: one a line, or all in one array, which is never held whole."""
+
+import codecs
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from art_jax.data import text_files
+from art_jax.errors import DataError
+
+_CHUNK_BYTES = 1 << 20
+_PEEKED_BYTES = 1 << 16
+_SPACE = " \t\r\n"
+# An error this near the end of what was read may be that of a token cut in two.
+_CUT_CHARACTERS = 16
+
+
+def read_json_records(
+    path: str | os.PathLike,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line where it starts, object) of a file of JSON objects.
+
+    Args:
+        path: a JSON array of objects, as DPR, FiD and AmbigQA publish theirs, or one
+            object a line; plain or gzipped. Which of them, the first character tells.
+
+    Raises:
+        DataError: naming file and line, where it is neither, is not UTF-8, is damaged
+            or cut off, or holds no object; or as `text_files.parse_json_object`.
+    """
+    records = _read_array if _first_character(path) == "[" else _read_lines
+    is_empty = True
+    for number, record in records(path):
+        is_empty = False
+        yield number, record
+    if is_empty:
+        raise DataError("the file holds no JSON object.", path)
+
+
+def _first_character(path: str | os.PathLike) -> str:
+    """The first that is no space; "" where a reader will say what is wrong."""
+    with text_files.open_binary(path) as file:
+        try:
+            start = file.read(_PEEKED_BYTES)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            return ""
+    return start.decode("utf-8-sig", errors="replace").lstrip(_SPACE)[:1]
+
+
+def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in text_files.read_raw_lines(path):
+        text = text_files.decode_line(line, path, number)
+        if text.strip():
+            yield number, text_files.parse_json_object(text, path, number)
+
+
+def _read_array(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+    text = _Text(path)
+    text.skip("[")
+    while True:
+        letter = text.peek()
+        if letter == "]":
+            text.skip("]")
+            break
+        yield text.line, text.decode()
+        if text.peek() == ",":
+            text.skip(",")
+            if text.peek() == "]":
+                text.fail("there is a comma behind the last object. Remove it.")
+        elif text.peek() != "]":
+            text.fail(f"',' or ']' must follow an object, not {text.peek()!r}.")
+    if text.peek():
+        text.fail(f"{text.peek()!r} stands behind the array: it must be the last.")
+
+
+class _Text:
+    """A file's text, read piece by piece as it is used up.
+
+    line: the line that the next character stands on, from 1.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.line = 1
+        self._path = path
+        self._pieces = self._read()
+        self._text, self._place, self._is_whole = "", 0, False
+
+    def fail(self, message: str):
+        """Raises DataError at this line."""
+        raise DataError(message, self._path, self.line)
+
+    def peek(self) -> str:
+        """The next character that is no space; "" at the end of the file."""
+        while True:
+            while self._place < len(self._text):
+                letter = self._text[self._place]
+                if letter not in _SPACE:
+                    return letter
+                self._advance(self._place + 1)
+            if not self._more():
+                return ""
+
+    def skip(self, letter: str) -> None:
+        """Goes past a character that `peek` gave."""
+        if self.peek() != letter:
+            self.fail(f"{letter!r} is needed, not {self.peek()!r}.")
+        self._advance(self._place + 1)
+
+    def decode(self) -> dict[str, Any]:
+        """The object that starts at the next character."""
+        if not self.peek():
+            self.fail("the array is cut off: ']' is missing. Fetch the file again.")
+        decoder = text_files.json_decoder(self._path, self.line)
+        while True:
+            try:
+                record, end = decoder.raw_decode(self._text, self._place)
+                break
+            except DataError:
+                raise
+            except (ValueError, RecursionError) as error:
+                if not self._may_be_cut(error) or not self._more():
+                    self.fail(f"not JSON: {error}.")
+        record = text_files.checked_object(record, self._path, self.line)
+        self._advance(end)
+        return record
+
+    def _may_be_cut(self, error: Exception) -> bool:
+        place = getattr(error, "pos", None)
+        if place is None:
+            return False
+        is_open = str(error).startswith("Unterminated string")
+        return is_open or place >= len(self._text) - _CUT_CHARACTERS
+
+    def _advance(self, place: int) -> None:
+        self.line += self._text.count("\n", self._place, place)
+        self._place = place
+
+    def _more(self) -> bool:
+        """Reads on; False at the end of the file."""
+        piece = next(self._pieces, "")
+        self._text, self._place = self._text[self._place :] + piece, 0
+        if len(self._text) > text_files.MAX_LINE_BYTES:
+            self.fail(
+                f"an object is longer than {text_files.MAX_LINE_BYTES} characters: is "
+                "this a list of records?"
+            )
+        return bool(piece)
+
+    def _read(self) -> Iterator[str]:
+        decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        with text_files.open_binary(self._path) as file:
+            while True:
+                try:
+                    piece = file.read(_CHUNK_BYTES)
+                    text = decode(piece, final=not piece)
+                except UnicodeDecodeError as error:
+                    self.fail(f"the text after this line is not UTF-8 ({error}).")
+                except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                    self.fail(f"the gzip stream is damaged or cut off ({error}).")
+                if not piece:
+                    return
+                if "\0" in text:
+                    self.fail("a NUL character stands after this line.")
+                if text:
+                    yield text
