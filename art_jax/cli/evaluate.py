@@ -14,19 +14,14 @@ from art_jax.data import vocabularies
 from art_jax.data.question_table import QuestionTable, read_question_table
 from art_jax.errors import ConfigError
 from art_jax.evaluation import evaluator, measures, runs
-from art_jax.index import bm25
-from art_jax.index.retriever import (
-    Retriever,
-    build_encode_query,
-    encode_tokens,
-    search_queries,
-)
+from art_jax.index import ann, bm25
+from art_jax.index.retriever import Retriever, search_queries
 from art_jax.types import SearchResults
 
 
 def run(options) -> None:
     """Runs the verb `evaluate`."""
-    retriever = Retriever.load(options.run)
+    retriever = Retriever.load(options.run, ann=options.ann)
     vocabularies.use(retriever.model.tokenizer)
     task, split = find_task(options)
     k = min(options.k, retriever.evidence.num_passages)
@@ -42,9 +37,10 @@ def run(options) -> None:
             match=options.match,
         )
     else:
-        metrics = evaluate(retriever, task, split, k=k, output_dir=output_dir)
+        log_dir = output_dir / "ann" if options.ann else output_dir
+        metrics = evaluate(retriever, task, split, k=k, output_dir=log_dir)
         found = retriever.search(questions.texts, k) if options.run_file else None
-    name = "bm25" if options.bm25 else "retriever"
+    name = "bm25" if options.bm25 else "ann" if options.ann else "retriever"
     write_record(
         output_dir,
         name,
@@ -53,6 +49,7 @@ def run(options) -> None:
             "split": split,
             "k": k,
             "match": options.match,
+            "search": describe_search(retriever, options),
             "metrics": metrics,
         },
     )
@@ -62,6 +59,15 @@ def run(options) -> None:
         )
         runs.write_run(options.run_file, rankings.items(), tag=f"art_jax_{name}")
     print(format_table({name: metrics}))
+    if options.ann:
+        print(f"{ann.in_words(retriever.table)}.")
+
+
+def describe_search(retriever: Retriever, options) -> dict:
+    """Returns how passages were looked for, as JSON holds it."""
+    if options.ann:
+        return ann.describe(retriever.table)
+    return {"method": "bm25" if options.bm25 else "dot_product", "exact": True}
 
 
 def write_record(output_dir: pathlib.Path, name: str, record: Mapping) -> None:
@@ -69,8 +75,9 @@ def write_record(output_dir: pathlib.Path, name: str, record: Mapping) -> None:
 
     Args:
         output_dir: a run's folder `evaluation`.
-        name: of what was measured, "retriever" or "bm25".
-        record: task, split, k, match and metrics: JSON values.
+        name: of what was measured: "retriever", "ann" (the same, searched
+            approximately) or "bm25".
+        record: task, split, k, match, search and metrics: JSON values.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"what": name, **record}, indent=1)
@@ -122,12 +129,9 @@ def evaluate(
 
 def make_retrieve(retriever: Retriever, k: int) -> Callable[[np.ndarray], np.ndarray]:
     """Returns `retrieve(query_tokens [B, Q]) -> rows [B, k]`."""
-    encode = build_encode_query(retriever.model.encoder)
 
     def retrieve(tokens: np.ndarray) -> np.ndarray:
-        queries = encode_tokens(
-            encode, retriever.model.params, tokens, retriever.table.mesh
-        )
+        queries = retriever.encode_query_tokens(tokens)
         return search_queries(retriever.table, queries, k=k).rows
 
     return retrieve

@@ -16,6 +16,8 @@ import art_jax
 from art_jax.cli import gin_flags
 from art_jax.errors import ArtJaxError
 
+_ANN_HELP = "search approximately, with the index that `art-jax ann` built"
+
 OUT_OF_MEMORY = 5
 INTERRUPTED = 130
 
@@ -61,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     _add_embed(verbs)
     _add_search(verbs)
+    _add_ann(verbs)
     _add_import(verbs)
     _add_export(verbs)
     _add_verify(verbs)
@@ -118,7 +121,9 @@ def _add_evaluate(verbs) -> None:
         default=[],
         help="module that registers --task (default: art_jax.tasks.*)",
     )
-    verb.add_argument("--bm25", action="store_true", help="measure BM25 instead")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--bm25", action="store_true", help="measure BM25 instead")
+    how.add_argument("--ann", action="store_true", help=_ANN_HELP)
     verb.add_argument("-k", type=int, default=100, help="passages a question (100)")
     verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
     verb.add_argument("--run_file", help="also write the rankings as a TREC run")
@@ -155,6 +160,49 @@ def _add_search(verbs) -> None:
         "--run_file", "--run", dest="run_file", help="TREC run to write for --queries"
     )
     verb.add_argument("--json", action="store_true", help="one JSON line a passage")
+    verb.add_argument("--ann", action="store_true", help=_ANN_HELP)
+
+
+def _add_ann(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "ann",
+        "build an index for approximate search (ScaNN) and measure what it misses",
+        "art-jax ann runs/mine --queries test.jsonl\n"
+        '  art-jax search runs/mine "a question" --ann',
+    )
+    verb.add_argument("run", metavar="RUN", help="a run's MODEL_DIR")
+    verb.add_argument(
+        "--partitions",
+        type=int,
+        help="to split the rows into, 0: none (default: 0 below 100,000 rows, then the "
+        "square root of their number)",
+    )
+    verb.add_argument(
+        "--searched_partitions",
+        type=int,
+        help="looked into for a query; more find more (default: a tenth)",
+    )
+    verb.add_argument(
+        "--rescored",
+        type=int,
+        default=4,
+        help="passages scored exactly for each one asked for (4)",
+    )
+    verb.add_argument(
+        "--brute_force_below",
+        type=int,
+        default=20_000,
+        help="score every row where there are fewer (20,000)",
+    )
+    verb.add_argument("-k", type=int, default=100, help="to measure recall at (100)")
+    verb.add_argument(
+        "--queries",
+        help="a file of questions to measure with (default: passages' first words)",
+    )
+    verb.add_argument(
+        "--num_queries", type=int, default=1000, help="measured with, at most (1,000)"
+    )
 
 
 def _add_import(verbs) -> None:

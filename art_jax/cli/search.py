@@ -23,19 +23,23 @@ def run(options) -> None:
     if options.k < 1:
         raise ConfigError(f"-k is {options.k}: ask for at least one passage.")
     if options.queries is not None:
-        search_file(options.run, options.queries, options.run_file, options.k)
+        search_file(
+            options.run, options.queries, options.run_file, options.k, options.ann
+        )
         return
-    for line in search_one(options.run, options.question, options.k, options.json):
+    for line in search_one(
+        options.run, options.question, options.k, options.json, options.ann
+    ):
         print(line)
 
 
 def search_one(
-    run_dir: str, question: str, k: int, as_json: bool = False
+    run_dir: str, question: str, k: int, as_json: bool = False, ann: bool = False
 ) -> Iterable[str]:
     """Yields one line a passage: rank, score, title and the start of the text."""
     if not question.strip():
         raise ConfigError("the question is empty.")
-    retriever = Retriever.load(run_dir)
+    retriever = Retriever.load(run_dir, ann=ann)
     found = retriever.search([question], k)
     for rank, (score, row) in enumerate(
         zip(found.scores[0], found.rows[0], strict=True), start=1
@@ -60,12 +64,14 @@ def search_one(
         yield f"               {snippet}"
 
 
-def search_file(run_dir: str, queries: str, run_file: str, k: int) -> None:
+def search_file(
+    run_dir: str, queries: str, run_file: str, k: int, ann: bool = False
+) -> None:
     """Writes a TREC run with the k best passages of each question of a file."""
     from art_jax.data.questions import read_questions
 
     questions = list(read_questions(queries))
-    retriever = Retriever.load(run_dir)
+    retriever = Retriever.load(run_dir, ann=ann)
     found = retriever.search([question.text for question in questions], k)
     ids = [question.question_id for question in questions]
     run_of_file = make_run(ids, found, retriever.evidence.passage_id)

@@ -8,9 +8,10 @@ from art_jax import manifest
 from art_jax.data.evidence import load_evidence
 from art_jax.data.tokenizers import load_tokenizer
 from art_jax.errors import ConfigError, CorruptError
+from art_jax.index import ann as approximate
 
 # The parts of a run that have a manifest; a part that lost it is damaged, not unknown.
-_PARTS = re.compile(r"retriever|index|evidence|checkpoint_[0-9]+")
+_PARTS = re.compile(r"retriever|index|ann|evidence|checkpoint_[0-9]+")
 
 
 def run(options) -> None:
@@ -25,13 +26,16 @@ def run(options) -> None:
         except CorruptError as error:
             print(f"DAMAGED  {name}", flush=True)
             errors[part] = str(error)
-    pair = {path / "index", path / "evidence"}
-    if pair.issubset(parts) and not pair & errors.keys():
-        try:
-            check_pair(path / "index", path / "evidence")
-        except CorruptError as error:
-            print(f"SWAPPED  {path.name}/index", flush=True)
-            errors[path] = str(error)
+    for word, check, made, source in (
+        ("SWAPPED", check_pair, path / "index", path / "evidence"),
+        ("STALE  ", check_ann, path / "ann", path / "index"),
+    ):
+        if {made, source}.issubset(parts) and not {made, source} & errors.keys():
+            try:
+                check(made, source)
+            except CorruptError as error:
+                print(f"{word}  {path.name}/{made.name}", flush=True)
+                errors[made] = str(error)
     if errors:
         raise CorruptError(
             f"{len(errors)} of {len(parts)} parts of {path} are not what was saved:\n  "
@@ -82,6 +86,11 @@ def check_pair(index: pathlib.Path, evidence: pathlib.Path) -> None:
             f"{index} was made from other passages than {evidence} holds: one of them "
             "is another run's. Bring it back, or embed again with `art-jax embed`."
         )
+
+
+def check_ann(ann: pathlib.Path, index: pathlib.Path) -> None:
+    """Raises where ScaNN's index is of another table: `--ann` would refuse it."""
+    approximate.check_source(ann, index, CorruptError)
 
 
 def _is_tokenizer(folder: pathlib.Path) -> bool:

@@ -141,7 +141,7 @@ def build_ann_from_files(
         ConfigError: ScaNN is not installed, or there are more partitions than rows.
         CorruptError: a file of the table is missing or damaged, or a row is not finite.
     """
-    _import_scann()  # Before minutes of reading.
+    import_scann()  # Before minutes of reading.
     description, rows = open_rows(directory)
     num_rows, width = rows.shape
     values = np.empty((num_rows, width), np.float32)
@@ -210,6 +210,30 @@ def search(
     return _in_order(np.where(is_out, -np.inf, scores), np.where(is_out, -1, rows), k)
 
 
+def describe(index: AnnIndex) -> dict[str, Any]:
+    """Returns how an index searches, as JSON holds it, for records of measurements."""
+    if index.is_exact:
+        return {"method": "scann", "exact": True}
+    return {"method": "scann", "exact": False, **dataclasses.asdict(index.settings)}
+
+
+def in_words(index: AnnIndex) -> str:
+    """Returns how an index searches, in a sentence."""
+    settings = index.settings
+    if index.is_exact:
+        return f"ScaNN scores all {index.num_rows:,} rows, so that none is missed"
+    looked_at = "codes of all rows"
+    if settings.partitions:
+        looked_at = (
+            f"codes of {settings.searched_partitions:,} of "
+            f"{settings.partitions:,} partitions"
+        )
+    return (
+        f"ScaNN scores {looked_at}, then {settings.rescored} rows exactly for each "
+        "one asked for"
+    )
+
+
 def recall(found: np.ndarray, exact: np.ndarray) -> float:
     """The share of the exact search's rows that an approximate one found, 0 to 1.
 
@@ -262,7 +286,7 @@ def load_ann(directory: pathlib.Path) -> AnnIndex:
     """
     directory = pathlib.Path(directory)
     atomic.recover_directory(directory)
-    scann = _import_scann()
+    scann = import_scann()
     description = manifest.verify_manifest(directory)["extra"]
     if description.get("kind") != KIND:
         raise CorruptError(f"{directory} does not hold an index of ScaNN.")
@@ -290,6 +314,37 @@ def load_ann(directory: pathlib.Path) -> AnnIndex:
     )
 
 
+def import_scann() -> types.SimpleNamespace:
+    """Returns ScaNN's C++ class and the module that writes its configuration.
+
+    Raises:
+        ConfigError: it is not installed; exact search needs nothing.
+    """
+    # ScaNN imports TensorFlow where it finds it, which takes seconds and fails beside
+    # all versions but one. None of this needs it: None in its place says it is missing.
+    before = {name: sys.modules[name] for name in _HIDDEN & sys.modules.keys()}
+    sys.modules.update(dict.fromkeys(_HIDDEN))
+    try:
+        wrapper = require_package(
+            "scann.scann_ops.py.scann_ops_pybind",
+            purpose="approximate search",
+            extra="scann",
+        )
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. There are wheels for Linux on x86-64 alone. Exact search needs "
+            "no package: leave --ann out."
+        ) from error
+    finally:
+        for name in _HIDDEN:
+            del sys.modules[name]
+        sys.modules.update(before)
+    return types.SimpleNamespace(
+        ScannNumpy=wrapper.scann_pybind.ScannNumpy,
+        scann_builder=wrapper.scann_builder,
+    )
+
+
 def check_source(
     ann: pathlib.Path, index: pathlib.Path, error: type[Exception] = ConfigError
 ) -> None:
@@ -311,7 +366,7 @@ def check_source(
 def _build(values: np.ndarray, settings: AnnSettings, **origin) -> AnnIndex:
     """Returns an index of finite rows [N, D] float32."""
     num_rows, width = values.shape
-    _import_scann()
+    import_scann()
     _check_finite(values)
     settings = _resolve(settings, num_rows)
     if settings.partitions > num_rows:
@@ -353,7 +408,7 @@ def _scores_all(settings: AnnSettings, num_rows: int) -> bool:
 
 def _train(values: np.ndarray, settings: AnnSettings, dtype: str):
     """Returns ScaNN's searcher of rows, which it keeps in the table's dtype."""
-    scann = _import_scann()
+    scann = import_scann()
     # What bfloat16 rows hold is stored in bfloat16 without loss.
     kept = {"bfloat16": scann.scann_builder.ReorderType.BFLOAT16}.get(
         dtype, scann.scann_builder.ReorderType.FLOAT32
@@ -433,34 +488,3 @@ def _read_assets(directory: pathlib.Path) -> str:
                 "none of an index that art_jax wrote."
             )
     return text
-
-
-def _import_scann() -> types.SimpleNamespace:
-    """Returns ScaNN's C++ class and the module that writes its configuration.
-
-    Raises:
-        ConfigError: it is not installed; exact search needs nothing.
-    """
-    # ScaNN imports TensorFlow where it finds it, which takes seconds and fails beside
-    # all versions but one. None of this needs it: None in its place says it is missing.
-    before = {name: sys.modules[name] for name in _HIDDEN & sys.modules.keys()}
-    sys.modules.update(dict.fromkeys(_HIDDEN))
-    try:
-        wrapper = require_package(
-            "scann.scann_ops.py.scann_ops_pybind",
-            purpose="approximate search",
-            extra="scann",
-        )
-    except ConfigError as error:
-        raise ConfigError(
-            f"{error}. There are wheels for Linux on x86-64 alone. Exact search needs "
-            "no package: leave --ann out."
-        ) from error
-    finally:
-        for name in _HIDDEN:
-            del sys.modules[name]
-        sys.modules.update(before)
-    return types.SimpleNamespace(
-        ScannNumpy=wrapper.scann_pybind.ScannNumpy,
-        scann_builder=wrapper.scann_builder,
-    )

@@ -17,7 +17,9 @@ from art_jax.checkpoints.retriever import SavedRetriever, load_retriever
 from art_jax.data.evidence import EvidenceStore, load_evidence
 from art_jax.data.layouts import layout_token_lists
 from art_jax.errors import ConfigError
+from art_jax.index import ann as approximate
 from art_jax.index import embed
+from art_jax.index.ann import AnnIndex
 from art_jax.index.table import EmbeddingTable, load_table, search
 from art_jax.models.dual_encoder import DualEncoder
 from art_jax.types import Params, SearchResults
@@ -30,21 +32,27 @@ class Retriever:
     """What answers a question with passages.
 
     model: encoder, weights and tokeniser.
-    table: embeddings of the evidence.
+    table: embeddings of the evidence, searched exactly, or ScaNN's index of them.
     evidence: the passages themselves.
+    mesh: the devices that embed questions; None: those that hold the table.
     """
 
     model: SavedRetriever
-    table: EmbeddingTable
+    table: EmbeddingTable | AnnIndex
     evidence: EvidenceStore
+    mesh: Mesh | None = None
 
     @classmethod
-    def load(cls, run: str | pathlib.Path, mesh: Mesh | None = None) -> "Retriever":
+    def load(
+        cls, run: str | pathlib.Path, mesh: Mesh | None = None, *, ann: bool = False
+    ) -> "Retriever":
         """Returns the retriever of a finished run, laid out on all devices.
 
         Args:
             run: the MODEL_DIR of `art-jax train`.
             mesh: where to; None: all devices.
+            ann: search with the index that `art-jax ann` made, on the host; the
+                table is not read, and may be missing.
 
         Raises:
             ConfigError: the run holds no retriever or no index, or they do not fit.
@@ -53,27 +61,28 @@ class Retriever:
         run = pathlib.Path(run)
         mesh = mesh or partitioning.make_mesh()
         model = load_retriever(run, mesh)
-        atomic.recover_directory(run / "index")
-        if not (run / "index").exists():
-            raise ConfigError(
-                f"{run} holds no index: make one with `art-jax embed {run}`."
-            )
-        table = load_table(run / "index", mesh)
+        table = _load_ann(run) if ann else _load_table(run, mesh)
         evidence = load_evidence(run / "evidence", verify=True)
         if table.evidence_digest != evidence.digest:
+            again = f"`art-jax embed {run}`" + (f" and `art-jax ann {run}`" * ann)
             raise ConfigError(
-                f"{run / 'index'} was made from other passages than "
-                f"{run / 'evidence'} holds: embed again with `art-jax embed {run}`."
+                f"{run / ('ann' if ann else 'index')} was made from other passages "
+                f"than {run / 'evidence'} holds: embed again with {again}."
             )
-        return cls(model, table, evidence)
+        return cls(model, table, evidence, mesh)
 
     def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
         """Returns embeddings of questions, [n, D] float32."""
         tokens = layout_token_lists(
             self.model.query_layout, self.model.tokenizer.encode_batch(list(questions))
         )
+        return self.encode_query_tokens(tokens)
+
+    def encode_query_tokens(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns embeddings of questions' token rows [n, Q] int32, [n, D] float32."""
         encode = build_encode_query(self.model.encoder)
-        return encode_tokens(encode, self.model.params, tokens, self.table.mesh)
+        mesh = self.mesh or self.table.mesh
+        return encode_tokens(encode, self.model.params, tokens, mesh)
 
     def search(self, questions: Sequence[str], k: int = 5) -> SearchResults:
         """Returns the k best rows for each question, [n, k] NumPy arrays."""
@@ -81,17 +90,23 @@ class Retriever:
 
 
 def search_queries(
-    table: EmbeddingTable, queries: np.ndarray, *, k: int, batch_size: int = QUERY_BATCH
+    table: EmbeddingTable | AnnIndex,
+    queries: np.ndarray,
+    *,
+    k: int,
+    batch_size: int = QUERY_BATCH,
 ) -> SearchResults:
     """Returns the k best rows of any number of queries, a batch at a time.
 
     Args:
-        table: where to search.
+        table: where to search; ScaNN takes all queries at once.
         queries: [n, D] float32 on the host.
         k: rows kept a query.
         batch_size: queries a search; the last batch is filled up, so that one
             compiled search serves all.
     """
+    if isinstance(table, AnnIndex):
+        return approximate.search(table, queries, k=k)
     scores, rows = [], []
     batch_size = min(batch_size, max(len(queries), 1))
     for start in range(0, len(queries), batch_size):
@@ -134,3 +149,23 @@ def encode_tokens(
 def build_encode_query(encoder: DualEncoder):
     """Returns `encode(params, tokens) -> [B, D]`, jitted once an encoder."""
     return jax.jit(encoder.encode_query)
+
+
+def _load_table(run: pathlib.Path, mesh: Mesh) -> EmbeddingTable:
+    atomic.recover_directory(run / "index")
+    if not (run / "index").exists():
+        raise ConfigError(f"{run} holds no index: make one with `art-jax embed {run}`.")
+    return load_table(run / "index", mesh)
+
+
+def _load_ann(run: pathlib.Path) -> AnnIndex:
+    for name in ("index", "ann"):
+        atomic.recover_directory(run / name)
+    if not (run / "ann").exists():
+        raise ConfigError(
+            f"{run} holds no index of ScaNN: build one with `art-jax ann {run}`, or "
+            "search exactly, without --ann."
+        )
+    if (run / "index").exists():
+        approximate.check_source(run / "ann", run / "index")
+    return approximate.load_ann(run / "ann")

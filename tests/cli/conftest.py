@@ -4,6 +4,9 @@ import collections
 import contextlib
 import json
 import pathlib
+import platform
+import shutil
+import sys
 
 import jax
 import pytest
@@ -89,6 +92,18 @@ def finished_run(corpus, tmp_path_factory):
     with quick_compilation():
         assert main(train_arguments(corpus, model_dir, DEV_QUERIES=dev)) == 0
     return model_dir
+
+
+@pytest.fixture(scope="session")
+def run_with_ann(finished_run, tmp_path_factory):
+    """The same with an index of ScaNN, of codes alone. Read only: copy to change."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        pytest.skip("ScaNN has wheels for Linux on x86-64 alone")
+    run = tmp_path_factory.mktemp("runs") / "with_ann"
+    shutil.copytree(finished_run, run)
+    with quick_compilation():
+        assert main(["ann", str(run), "--brute_force_below", "0", "-k", "5"]) == 0
+    return run
 
 
 @pytest.fixture

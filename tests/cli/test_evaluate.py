@@ -82,6 +82,37 @@ def test_bm25_finds_the_words_of_a_question(art_jax, finished_run, corpus, tmp_p
     assert "bm25" in out
 
 
+def test_an_approximate_search_is_recorded_as_such(
+    art_jax, run_with_ann, corpus, tmp_path
+):
+    queries = ("--queries", corpus / "known.jsonl", "-k", 5)
+    exact, _ = evaluate_run(art_jax, run_with_ann, tmp_path / "exact", *queries)
+    assert exact["what"] == "retriever"
+    assert exact["search"] == {"method": "dot_product", "exact": True}
+    record, out = evaluate_run(
+        art_jax, run_with_ann, tmp_path / "ann", *queries, "--ann"
+    )
+    # Under a name of its own: a model card states what the retriever itself does.
+    assert [path.name for path in (tmp_path / "ann").glob("*.json")] == ["ann.json"]
+    assert record["what"] == "ann"
+    assert record["search"]["method"] == "scann"
+    assert record["search"]["exact"] is False
+    assert record["search"]["rescored"] == 4
+    assert record["metrics"] == exact["metrics"]
+    assert "ScaNN scores codes of all rows, then 4 rows exactly" in out
+    # SeqIO's lines do not say how was searched, so they lie apart.
+    assert not list((tmp_path / "ann").glob("*.jsonl"))
+    assert list((tmp_path / "ann" / "ann").glob("*.jsonl"))
+
+
+def test_bm25_is_never_approximate(art_jax, finished_run, corpus):
+    code, _, err = art_jax(
+        "evaluate", finished_run, "--queries", corpus / "known.jsonl", "--bm25", "--ann"
+    )
+    assert code == 2
+    assert "not allowed with" in err
+
+
 def test_questions_that_nothing_can_judge_end_in_3(art_jax, finished_run, corpus):
     code, _, err = art_jax(
         "evaluate", finished_run, "--queries", corpus / "train.txt", "--bm25"

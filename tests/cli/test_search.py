@@ -35,6 +35,30 @@ def test_json_has_a_passage_a_line(art_jax, finished_run, corpus):
         assert (record["title"], record["text"]) == (passage.title, passage.text)
 
 
+def test_ann_finds_what_the_exact_search_finds(art_jax, run_with_ann, tmp_path):
+    exact = art_jax("search", run_with_ann, "food3", "-k", 4, "--json")
+    found = art_jax("search", run_with_ann, "food3", "-k", 4, "--json", "--ann")
+    assert found.code == 0
+    for got, want in zip(found.out.splitlines(), exact.out.splitlines(), strict=True):
+        got, want = json.loads(got), json.loads(want)
+        assert got.pop("score") == pytest.approx(want.pop("score"), rel=1e-5)
+        assert got == want
+    queries = tmp_path / "q.txt"
+    queries.write_text("food3\n")
+    run_file = tmp_path / "out.trec"
+    code, _, _ = art_jax(
+        "search", run_with_ann, "--queries", queries, "--run", run_file, "--ann"
+    )
+    assert code == 0
+    assert len(read_run(run_file)["1"].passage_ids) == 5
+
+
+def test_a_missing_ann_index_says_how_to_make_one(art_jax, finished_run):
+    code, _, err = art_jax("search", finished_run, "food3", "--ann")
+    assert code == 2
+    assert f"build one with `art-jax ann {finished_run}`" in err
+
+
 def test_a_file_of_questions_gives_a_trec_run(art_jax, finished_run, corpus, tmp_path):
     run_file = tmp_path / "out.trec"
     queries = corpus / "known.jsonl"

@@ -91,6 +91,27 @@ def test_an_index_of_another_run_is_found(art_jax, run):
     assert "SWAPPED  run/index" in out
 
 
+def test_an_ann_index_of_an_earlier_table_is_found(art_jax, run_with_ann, tmp_path):
+    from art_jax import manifest
+
+    run = tmp_path / "run"
+    shutil.copytree(run_with_ann, run)
+    code, out, _ = art_jax("verify", run)
+    assert code == 0
+    assert "good     run/ann" in out
+    extra = manifest.read_manifest(run / "index")["extra"]
+    manifest.write_manifest(run / "index", {**extra, "table_step": 99})
+    code, out, err = art_jax("verify", run)
+    assert code == 4
+    assert "STALE    run/ann" in out
+    assert f"`art-jax ann {run}`" in err
+    shutil.rmtree(run / "ann")
+    (run / "ann").mkdir()  # all its files are gone, its manifest too
+    code, _, err = art_jax("verify", run)
+    assert code == 4
+    assert str(run / "ann" / "manifest.json") in err
+
+
 def test_all_that_is_damaged_is_named_at_once(art_jax, run):
     for name in ("retriever/config.json", "evidence/text.utf8"):
         path = run / name

@@ -1,5 +1,10 @@
 """Questions in, passages out, from the folder of a run."""
 
+import dataclasses
+import platform
+import shutil
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +15,7 @@ from art_jax.data import evidence, tokenizers
 from art_jax.data.layouts import layout_lengths
 from art_jax.data.passages import Passage
 from art_jax.errors import ConfigError, CorruptError
-from art_jax.index import refresh, retriever, rows, table
+from art_jax.index import ann, refresh, retriever, rows, table
 from art_jax.models.bert import BertConfig
 from art_jax.models.dual_encoder import DualEncoder
 
@@ -18,6 +23,12 @@ PASSAGES = [
     Passage(str(i), f"word{i} is about thing{i % 4} and other{i % 3}", f"title{i}")
     for i in range(13)
 ]
+
+
+needs_scann = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="ScaNN has wheels for Linux on x86-64 alone",
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +88,7 @@ def moved(run):
         return run / f"{name}_away"
 
     yield take
+    shutil.rmtree(run / "ann", ignore_errors=True)
     for name in taken:
         (run / f"{name}_away").rename(run / name)
 
@@ -91,6 +103,36 @@ def test_a_passage_is_found_by_its_own_words(run, mesh):
     one = held.search([PASSAGES[4].text], k=3)
     np.testing.assert_array_equal(one.rows[0], found.rows[4])
     np.testing.assert_allclose(one.scores[0], found.scores[4], rtol=1e-5)
+
+
+@needs_scann
+def test_scann_finds_what_the_exact_search_finds(run, moved):
+    made = ann.build_ann_from_files(run / "index", ann.AnnSettings(brute_force_below=0))
+    ann.save_ann(made, run / "ann")
+    mesh = partitioning.make_mesh(2)
+    texts = [p.text for p in PASSAGES]
+    want = retriever.Retriever.load(run, mesh).search(texts, k=3)
+    moved("index")  # the table is not needed
+    held = retriever.Retriever.load(run, mesh, ann=True)
+    got = held.search(texts, k=3)
+    np.testing.assert_array_equal(got.rows, want.rows)
+    np.testing.assert_allclose(got.scores, want.scores, rtol=1e-5)
+    assert held.search([], k=3).rows.shape == (0, 3)
+
+
+@needs_scann
+def test_scanns_index_must_fit_the_run(run, moved):
+    with pytest.raises(ConfigError, match="build one with `art-jax ann"):
+        retriever.Retriever.load(run, ann=True)
+    made = ann.build_ann_from_files(run / "index")
+    made = dataclasses.replace(made, evidence_digest="0" * 64)
+    ann.save_ann(made, run / "ann")
+    with pytest.raises(ConfigError, match="embed .* and `art-jax ann"):
+        retriever.Retriever.load(run, ann=True)
+    made = dataclasses.replace(made, table_digest="0" * 64)
+    ann.save_ann(made, run / "ann")
+    with pytest.raises(ConfigError, match="made from another table"):
+        retriever.Retriever.load(run, ann=True)
 
 
 def test_it_loads_on_all_devices_unless_told(run):
