@@ -166,6 +166,23 @@ def decode(
     return T5(config).apply({"params": params}, *arguments, method="decode")
 
 
+def decode_hidden(
+    params: Params,
+    config: T5Config,
+    encoded: jax.Array,
+    encoder_tokens: jax.Array,
+    decoder_input_tokens: jax.Array,
+) -> jax.Array:
+    """What `decode` makes its logits of, [B, T, D]: for those who need not all."""
+    arguments = (encoded, encoder_tokens, decoder_input_tokens)
+    return T5(config).apply({"params": params}, *arguments, method="decode_hidden")
+
+
+def logits(params: Params, config: T5Config, hidden: jax.Array) -> jax.Array:
+    """Logits of `decode_hidden`'s states, [..., D]; [..., V] float32."""
+    return T5(config).apply({"params": params}, hidden, method="logits")
+
+
 def shift_right(targets: jax.Array) -> jax.Array:
     """Decoder inputs for targets, [B, T]: a 0 first, the last token dropped.
 
@@ -247,18 +264,41 @@ class T5(nn.Module):
         Returns:
             [B, T, V] float32.
         """
+        hidden = self.decode_hidden(
+            encoded,
+            encoder_tokens,
+            decoder_input_tokens,
+            encoder_segments,
+            decoder_segments,
+            deterministic,
+        )
+        return self.logits(hidden)
+
+    def decode_hidden(
+        self,
+        encoded: jax.Array,
+        encoder_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        encoder_segments: jax.Array | None = None,
+        decoder_segments: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """The decoder's output, [B, T, D] `config.dtype`; arguments as `decode`'s."""
         length = decoder_input_tokens.shape[1]
         every_key = jnp.ones_like(decoder_input_tokens, bool)
         causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
         self_mask = _visible(every_key, decoder_segments, decoder_segments) & causal
         cross_mask = _visible(encoder_tokens > 0, decoder_segments, encoder_segments)
-        hidden = self.decoder(
+        return self.decoder(
             self.token_embedder(decoder_input_tokens),
             encoded,
             self_mask,
             cross_mask,
             deterministic,
         )
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Logits of the decoder's output, [..., D]; [..., V] float32."""
         if not self.config.logits_via_embedding:
             return self.decoder.logits_dense(hidden)
         return logits_from_embedding(hidden, self.token_embedder.embedding)
@@ -450,7 +490,7 @@ class LogitsDense(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        """Maps [B, T, D] to [B, T, V] float32."""
+        """Maps [..., D] to [..., V] float32."""
         shape = (self.config.emb_dim, self.config.vocab_size)
         kernel = self.param("kernel", _fan_in(), shape, self.config.param_dtype)
         return _float32_logits(hidden, kernel, contract=0)
@@ -493,7 +533,7 @@ def relative_position_buckets(
 
 
 def logits_from_embedding(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
-    """The v1.0 logits of hidden [B, T, D], embedding [V, D]; [B, T, V] float32."""
+    """The v1.0 logits of hidden [..., D], embedding [V, D]; [..., V] float32."""
     return _float32_logits(hidden, embedding, contract=1) * hidden.shape[-1] ** -0.5
 
 
