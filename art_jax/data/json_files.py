@@ -1,4 +1,4 @@
-"""Files of JSON objects: one a line, or all in one array, which is never held whole."""
+"""Files of JSON objects: one a line, or in one array or object, never held whole."""
 
 import codecs
 import gzip
@@ -56,23 +56,50 @@ def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]
             yield number, text_files.parse_json_object(text, path, number)
 
 
+def read_json_entries(
+    path: str | os.PathLike,
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yields (line where it starts, key, object) of one JSON object of objects.
+
+    Raises:
+        DataError: as `read_json_records`, or a key comes twice.
+    """
+    text = _Text(path)
+    seen = set()
+    for _ in _items(text, "{", "}"):
+        number, key = text.line, text.decode()
+        if not isinstance(key, str):
+            text.fail(f"a key in double quotes is needed, not {key!r}.")
+        if key in seen:
+            text.fail(f"the key {key!r} is given twice. Keep one of them.")
+        seen.add(key)
+        text.skip(":")
+        yield number, key, text_files.checked_object(text.decode(), path, number)
+    if not seen:
+        raise DataError("the file holds no JSON object.", path)
+
+
 def _read_array(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     text = _Text(path)
-    text.skip("[")
-    while True:
-        letter = text.peek()
-        if letter == "]":
-            text.skip("]")
-            break
-        yield text.line, text.decode()
+    for _ in _items(text, "[", "]"):
+        number = text.line
+        yield number, text_files.checked_object(text.decode(), path, number)
+
+
+def _items(text: "_Text", opening: str, closing: str) -> Iterator[None]:
+    """Goes from item to item of an array or object; the caller reads each."""
+    text.skip(opening)
+    while text.peek() != closing:
+        yield
         if text.peek() == ",":
             text.skip(",")
-            if text.peek() == "]":
-                text.fail("there is a comma behind the last object. Remove it.")
-        elif text.peek() != "]":
-            text.fail(f"',' or ']' must follow an object, not {text.peek()!r}.")
+            if text.peek() == closing:
+                text.fail("there is a comma behind the last item. Remove it.")
+        elif text.peek() != closing:
+            text.fail(f"',' or {closing!r} must follow, not {text.peek()!r}.")
+    text.skip(closing)
     if text.peek():
-        text.fail(f"{text.peek()!r} stands behind the array: it must be the last.")
+        text.fail(f"{text.peek()!r} stands behind the last {closing!r}.")
 
 
 class _Text:
@@ -108,23 +135,22 @@ class _Text:
             self.fail(f"{letter!r} is needed, not {self.peek()!r}.")
         self._advance(self._place + 1)
 
-    def decode(self) -> dict[str, Any]:
-        """The object that starts at the next character."""
+    def decode(self) -> Any:
+        """The value that starts at the next character."""
         if not self.peek():
-            self.fail("the array is cut off: ']' is missing. Fetch the file again.")
+            self.fail("the file is cut off here. Fetch it again.")
         decoder = text_files.json_decoder(self._path, self.line)
         while True:
             try:
-                record, end = decoder.raw_decode(self._text, self._place)
+                value, end = decoder.raw_decode(self._text, self._place)
                 break
             except DataError:
                 raise
             except (ValueError, RecursionError) as error:
                 if not self._may_be_cut(error) or not self._more():
                     self.fail(f"not JSON: {error}.")
-        record = text_files.checked_object(record, self._path, self.line)
         self._advance(end)
-        return record
+        return value
 
     def _may_be_cut(self, error: Exception) -> bool:
         place = getattr(error, "pos", None)

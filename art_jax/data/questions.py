@@ -232,13 +232,13 @@ def _question_of(
     return Question(
         question_id,
         text_files.json_text(record, text_key, path, number),
-        _strings(record, answer_key, path, number),
-        _strings(record, "relevant_ids", path, number),
+        json_strings(record, answer_key, path, number),
+        json_strings(record, "relevant_ids", path, number),
         source_id or "",
     )
 
 
-def _strings(
+def json_strings(
     record: dict[str, Any], key: str, path: str | os.PathLike, number: int
 ) -> tuple[str, ...]:
     """The strings under a key: of a list, or of one value; whole numbers as digits."""

@@ -68,11 +68,11 @@ def test_a_byte_order_mark_is_dropped(tmp_path):
     ("text", "message"),
     [
         ('[{"a": 1}\n {"b": 2}]', ":2: .*',' or ']' must follow"),
-        ('[{"a": 1},\n]', ":2: .*comma behind the last"),
+        ('[{"a": 1},\n]', ":2: .*comma behind the last item"),
         ('[{"a": 1},\n{"b": ', ":2: .*not JSON"),
         ('[{"a": 1},\n', ":2: .*cut off"),
         ('[{"a": 1}', ":1: .*must follow"),
-        ('[{"a": 1}] x', ":1: .*behind the array"),
+        ('[{"a": 1}] x', ":1: .*behind the last ']'"),
         ('[{"a": 1},\n 7]', ":2: .*object is needed, not a number"),
         ('[{"a": 1, "a": 2}]', ":1: .*given twice"),
         ('[{"a": NaN}]', ":1: .*NaN is not JSON"),
@@ -118,3 +118,31 @@ def test_a_fault_is_told_before_all_is_read(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="not JSON"):
         list(json_files.read_json_records(path))
     assert len(reads) < 4
+
+
+def test_an_object_is_read_entry_by_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_files, "_CHUNK_BYTES", 3)
+    path = write(tmp_path, '{"q1": {"a": 1},\n "q\\u00e9":\n {"b": [2]} }\n')
+    assert list(json_files.read_json_entries(path)) == [
+        (1, "q1", {"a": 1}),
+        (2, "q\u00e9", {"b": [2]}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": {},\n"a": {}}', ":2: .*given twice"),
+        ('{"a": {},\n7: {}}', ":2: .*double quotes is needed, not 7"),
+        ('{"a": {},\n"b" {}}', ":2: .*':' is needed"),
+        ('{"a": 7}', ":1: .*object is needed, not a number"),
+        ('{"a": {}', ":1: .*must follow"),
+        ("[]", ":1: .*'{' is needed"),
+        ("{}", "no JSON object"),
+        ("", "'{' is needed"),
+    ],
+)
+def test_faults_of_entries_are_named(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(DataError, match=message):
+        list(json_files.read_json_entries(path))

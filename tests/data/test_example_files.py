@@ -1,0 +1,179 @@
+"""Questions with passages go through every tool's format and come back."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from art_jax.data import example_files
+from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
+from art_jax.data.passages import Passage
+from art_jax.data.questions import Question
+from art_jax.errors import ConfigError, DataError
+
+TEXTS = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc", "Cf", "Cn", "Co", "Zl", "Zp")),
+    min_size=1,
+    max_size=12,
+).filter(lambda text: text.strip() and text.strip().isprintable())
+PASSAGES = st.builds(Passage, TEXTS, TEXTS, st.just("") | TEXTS)
+CANDIDATES = st.builds(
+    Candidate,
+    PASSAGES,
+    st.none() | st.floats(-1e6, 1e6),
+    st.none() | st.booleans(),
+)
+QUESTIONS = st.builds(Question, TEXTS, TEXTS, st.lists(TEXTS, max_size=2).map(tuple))
+
+
+def tuples(of, **sizes):
+    return st.lists(of, max_size=3, **sizes).map(tuple)
+
+
+TRAINING = st.builds(
+    TrainingExample,
+    QUESTIONS,
+    tuples(CANDIDATES, min_size=1),
+    tuples(CANDIDATES),
+    tuples(CANDIDATES),
+    st.just("") | TEXTS,
+)
+RANKED = st.builds(RankedQuestion, QUESTIONS, tuples(CANDIDATES), st.just("") | TEXTS)
+
+
+def bare(candidate, **kept):
+    return Candidate(candidate.passage, **kept)
+
+
+def kept_by(file_format, example):
+    """What of an example a format holds."""
+    if file_format == "dpr":
+        lists = {
+            name: tuple(bare(c, score=c.score) for c in getattr(example, name))
+            for name in ("positives", "negatives", "hard_negatives")
+        }
+        return dataclasses.replace(example, **lists)
+    if file_format == "tevatron":
+        return TrainingExample(
+            example.question,
+            tuple(map(bare, example.positives)),
+            (),
+            tuple(map(bare, (*example.hard_negatives, *example.negatives))),
+        )
+    if file_format == "fid":
+        return example
+    return dataclasses.replace(example, target="")
+
+
+@pytest.mark.parametrize(
+    "file_format", [name for name in example_files.FORMATS if name[0] != "s"]
+)
+@pytest.mark.parametrize("suffix", [".json", ".json.gz"])
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_what_a_format_holds_comes_back(tmp_path_factory, file_format, suffix, data):
+    kind = example_files.FORMATS[file_format].kind
+    examples = data.draw(
+        st.lists(
+            TRAINING if kind is TrainingExample else RANKED,
+            min_size=1,
+            max_size=3,
+            unique_by=lambda example: example.question.question_id,
+        )
+    )
+    path = tmp_path_factory.mktemp("examples") / f"file{suffix}"
+    count = example_files.write_examples(path, examples, file_format)
+    assert count == len(examples)
+    got = list(example_files.read_examples(path, file_format))
+    assert got == [kept_by(file_format, example) for example in examples]
+
+
+def test_sentence_transformers_holds_texts_alone(tmp_path):
+    example = TrainingExample(
+        Question("q", "who?"),
+        (Candidate(Passage("1", "he did", "History")), Candidate(Passage("2", "no"))),
+        (Candidate(Passage("3", "far")),),
+        (Candidate(Passage("4", "near", "Here")),),
+    )
+    path = tmp_path / "file.jsonl"
+    example_files.write_examples(path, [example], "sentence-transformers")
+    assert json.loads(path.read_text()) == {
+        "anchor": "who?",
+        "positive": "History he did",
+        "negative": "Here near",
+        "negative_2": "far",
+    }
+    (got,) = example_files.read_examples(path, "sentence-transformers")
+    assert got.question == Question("1", "who?")
+    assert [c.passage.text for c in got.hard_negatives] == ["Here near", "far"]
+
+
+def test_dprs_own_file(tmp_path):
+    path = tmp_path / "biencoder.json"
+    context = {"title": "T", "text": "x", "score": 1000, "title_score": 1}
+    record = {
+        "dataset": "nq_dev_psgs_w100",
+        "question": "q",
+        "answers": ["a"],
+        "positive_ctxs": [{**context, "passage_id": "7"}],
+        "negative_ctxs": [],
+        "hard_negative_ctxs": [{**context, "psg_id": 8, "score": "9.5"}],
+    }
+    path.write_text(json.dumps([record, record], indent=4))
+    first, second = example_files.read_examples(path, "dpr")
+    assert first.question == Question("2", "q", ("a",))
+    assert first.positives == (Candidate(Passage("7", "x", "T"), 1000.0),)
+    assert first.hard_negatives == (Candidate(Passage("8", "x", "T"), 9.5),)
+    assert second.question.question_id != first.question.question_id
+
+
+def test_pyserinis_own_file(tmp_path):
+    path = tmp_path / "run.json"
+    contexts = [{"docid": "5", "score": 2.5, "text": '"A title"\nand text'}]
+    path.write_text(
+        json.dumps({"q1": {"question": "q", "answers": [], "contexts": contexts}})
+    )
+    (got,) = example_files.read_examples(path, "pyserini")
+    assert got.question == Question("q1", "q")
+    assert got.candidates == (Candidate(Passage("5", "and text", "A title"), 2.5),)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "record", "message"),
+    [
+        ("dpr", {"answers": []}, "'question' is missing"),
+        ("dpr", {"question": "q", "positive_ctxs": 7}, "must be a list of objects"),
+        ("dpr", {"question": "q", "positive_ctxs": [{}]}, "'text' is missing"),
+        ("fid", {"question": "q", "ctxs": [{"text": "t", "score": "x"}]}, "a number"),
+        ("fid", {"question": "q", "ctxs": [{"text": "t", "score": True}]}, "a number"),
+        (
+            "dpr-results",
+            {"question": "q", "ctxs": [{"text": "t", "has_answer": 1}]},
+            "true or false",
+        ),
+        ("sentence-transformers", {"anchor": "a"}, "'positive' is missing"),
+        ("pyserini", {"q1": 7}, "object is needed"),
+    ],
+)
+def test_faults_are_named_with_their_line(tmp_path, file_format, record, message):
+    path = tmp_path / "file.json"
+    path.write_text("\n" + json.dumps(record))
+    with pytest.raises(DataError, match=f":2: .*{message}"):
+        list(example_files.read_examples(path, file_format))
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path):
+    ranked = RankedQuestion(Question("q", "who?"), ())
+    with pytest.raises(ConfigError, match="holds TrainingExamples.*dpr-results, fid"):
+        example_files.write_examples(tmp_path / "a", [ranked], "dpr")
+    with pytest.raises(DataError, match="'q' has no positive"):
+        example_files.write_examples(
+            tmp_path / "a",
+            [TrainingExample(ranked.question, ())],
+            "sentence-transformers",
+        )
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="no format 'x': choose of dpr"):
+        list(example_files.read_examples(tmp_path / "a", "x"))
