@@ -221,6 +221,23 @@ def test_the_core_imports_without_tensorflow_seqio_and_gin():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_a_step_needs_jax_flax_optax_and_numpy_alone():
+    # A bare accelerator machine has what Flax brings: Orbax, tensorstore, ml_dtypes.
+    absent = ("regex", "Stemmer", "tokenizers", "sentencepiece", "safetensors")
+    absent += ("bm25s", "ir_measures", "tqdm", "tensorboardX", "tensorflow", "gin")
+    names = ("methods.art", "training.stage", "teacher.t5_scoring", "index.refresh")
+    script = (
+        "import sys, importlib\n"
+        f"sys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module('art_jax.' + name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_every_module_has_its_tests():
     missing = []
     for name in MODULES:

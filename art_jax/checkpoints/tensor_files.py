@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import ml_dtypes  # noqa: F401 (its import gives NumPy the name "bfloat16")
 import numpy as np
-import safetensors
 
 from art_jax.checkpoints import json_files
 from art_jax.checkpoints.tensors import FileTensor
@@ -40,6 +39,9 @@ def open_safetensors(path: str | os.PathLike) -> dict[str, FileTensor]:
         ConfigError: a tensor's dtype is none of NumPy's, nor bfloat16.
         CorruptError: the file is missing, damaged or made to mislead.
     """
+    # Imported here: a training step must run where there is none.
+    import safetensors
+
     path = pathlib.Path(path)
     try:
         reader = safetensors.safe_open(path, framework="numpy")

@@ -17,13 +17,15 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
-
-import regex
-import Stemmer
-import tokenizers as hf_tokenizers
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from art_jax.errors import ConfigError, CorruptError, DataError
+
+if TYPE_CHECKING:
+    # Imported where they are used: a training step, which needs no text, must run on a
+    # machine that has JAX and Flax alone.
+    import regex
+    import tokenizers as hf_tokenizers
 
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORD_SPECIALS = ("[PAD]", "[UNK]")
@@ -33,11 +35,11 @@ _CONFIG_FORMAT = "art_jax.tokenizer"
 _CONTINUING = "##"
 # BERT's word boundaries: white space, and every punctuation mark on its own, with the
 # ASCII symbols that Unicode does not call punctuation.
-_BERT_WORD = regex.compile(r"[\p{P}$+<=>^`|~]|[^\s\p{P}$+<=>^`|~]+")
-_CONTROL = regex.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BERT_WORD = r"[\p{P}$+<=>^`|~]|[^\s\p{P}$+<=>^`|~]+"
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+")  # what _WORD finds in ASCII, faster
-_WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+")
-_HUMP = regex.compile(r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})|(?<=\p{Lu})(?=\p{Lu}\p{Ll})")
+_WORD = r"[\p{L}\p{N}\p{M}]+"
+_HUMP = r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})|(?<=\p{Lu})(?=\p{Lu}\p{Ll})"
 _MAX_CACHED_WORDS = 1_000_000
 
 
@@ -115,7 +117,9 @@ class WordPieceTokenizer:
         return [encoding.ids for encoding in encodings]
 
     @functools.cached_property
-    def _backend(self) -> hf_tokenizers.Tokenizer:
+    def _backend(self) -> "hf_tokenizers.Tokenizer":
+        import tokenizers as hf_tokenizers
+
         # No token is registered as special, so none is looked for in a text.
         backend = hf_tokenizers.Tokenizer(
             hf_tokenizers.models.WordPiece(
@@ -442,7 +446,17 @@ def _read_vocabulary(path: str | os.PathLike) -> tuple[str, ...]:
     return tuple(pieces)
 
 
-def _bert_normalizer(lowercase: bool) -> hf_tokenizers.normalizers.Normalizer:
+@functools.cache
+def _compiled(pattern: str) -> "regex.Pattern":
+    """The pattern, of properties of Unicode, which `re` does not know."""
+    import regex
+
+    return regex.compile(pattern)
+
+
+def _bert_normalizer(lowercase: bool) -> "hf_tokenizers.normalizers.Normalizer":
+    import tokenizers as hf_tokenizers
+
     return hf_tokenizers.normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=True,
@@ -456,13 +470,14 @@ def _bert_word_counts(
 ) -> collections.Counter[str]:
     """How often each word occurs, cut as BERT cuts before it looks for pieces."""
     normalizer = _bert_normalizer(lowercase)
+    find_words = _compiled(_BERT_WORD).findall
     counts = collections.Counter()
     for text in texts:
         if text.isascii() and not _CONTROL.search(text):
             text = text.lower() if lowercase else text  # the same, ten times faster
         else:
             text = normalizer.normalize_str(text)
-        counts.update(_BERT_WORD.findall(text))
+        counts.update(find_words(text))
     return counts
 
 
@@ -559,13 +574,16 @@ def _join_in_word(spelling: list[int], pair: tuple[int, int], joined: int) -> li
 def _raw_words(text: str) -> list[str]:
     if text.isascii():
         return _ASCII_WORD.findall(text)
-    return _WORD.findall(unicodedata.normalize("NFC", text))
+    return _compiled(_WORD).findall(unicodedata.normalize("NFC", text))
 
 
 def _stems(raw_words: Iterable[str]) -> dict[str, list[str]]:
     """The stems of each raw word: several where it is camelCase."""
+    import Stemmer
+
+    hump_edge = _compiled(_HUMP)
     humps = {
-        raw: [hump.lower() for hump in _HUMP.sub(" ", raw).split(" ")]
+        raw: [hump.lower() for hump in hump_edge.sub(" ", raw).split(" ")]
         for raw in raw_words
     }
     stemmer = Stemmer.Stemmer("english")
