@@ -318,6 +318,7 @@ def mean_log_likelihoods(
         [n] float32, in nats; 0 for a row without targets.
     """
     num_rows, length = targets.shape
+    positions = min(positions, length)
     num_blocks = -(-length // positions)
     rest = num_blocks * positions - length
 

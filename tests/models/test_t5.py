@@ -214,6 +214,22 @@ def test_padding_and_neighbours_change_nothing():
     np.testing.assert_allclose(logits[0], golden["logits"][1, :3], atol=ATOL, rtol=0)
 
 
+def test_logits_are_made_of_hidden_states_that_can_be_had_apart():
+    config, params = load("v1_0")
+    golden = np.load(GOLDEN / "t5x" / "v1_0_batch.npz")
+
+    @jax.jit
+    def logits_of_some(params, encoded, tokens, inputs):
+        hidden = t5.decode_hidden(params, config, encoded, tokens, inputs)
+        assert hidden.shape == (*inputs.shape, config.emb_dim)
+        return t5.logits(params, config, hidden[:, 2:4])
+
+    tokens, inputs = golden["encoder_input_tokens"], golden["decoder_input_tokens"]
+    got = np.asarray(logits_of_some(params, golden["encoded"], tokens, inputs))
+    where = golden["decoder_target_tokens"][:, 2:4] > 0
+    assert_near(got, golden["logits"][:, 2:4], where)
+
+
 def test_a_position_sees_nothing_that_follows_it():
     config, params = load("v1_1")
     golden = dict(np.load(GOLDEN / "t5x" / "v1_1_batch.npz"))

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from art_jax import partitioning
 from art_jax.checkpoints import t5x, tensors
 from art_jax.errors import ConfigError
+from art_jax.models import layers, t5
 from art_jax.teacher import t5_scoring
 from art_jax.teacher.t5_scoring import T5Teacher, score
 
@@ -205,3 +208,127 @@ def test_rows_longer_than_the_teacher_reads_are_an_error(name):
 def test_a_chunk_of_nothing_is_an_error():
     with pytest.raises(ConfigError, match="at least 1"):
         T5Teacher(one_layer()[0], chunk_size=0)
+
+
+@pytest.mark.parametrize("name", ["length_buckets", "question_buckets"])
+def test_a_static_length_of_nothing_is_an_error(name):
+    with pytest.raises(ConfigError, match=rf"T5Teacher.{name} is \(0, 8\)"):
+        T5Teacher(one_layer()[0], **{name: [0, 8]})
+
+
+# Which of five passages lies in each slot, and in the first three the same ones.
+ROWS = np.array([[0, 1, 2], [0, 1, 2], [2, 1, 0], [3, 4, -1], [4, 0, 3]], np.int32)
+
+
+def in_buckets(config, **changes):
+    sizes = {"chunk_size": 4, "length_buckets": (4,), "question_buckets": (2,)}
+    return T5Teacher(config, **{**sizes, **changes})
+
+
+def in_one_bucket(config, **changes):
+    return in_buckets(config, length_buckets=(), question_buckets=(), **changes)
+
+
+def test_passages_read_once_in_buckets_score_as_the_plain_way():
+    config, params = one_layer()
+    # Waves of one chunk: four passages, then one.
+    teacher = in_buckets(config, encoded_bytes=1)
+    passages = PASSAGES.reshape(15, -1)[ROWS]
+    got, done = teacher.score_counted(params, TARGETS, passages, ROWS)
+    want = score(params, config, passages, TARGETS, chunk_size=15)
+    want = np.where(ROWS >= 0, want, 0.0)
+    np.testing.assert_allclose(got, want, atol=1e-6, rtol=0)
+    assert done.encoded.tolist() == [1, 1]  # five passages, not fourteen
+    assert done.scored.shape == (2, 2)
+    order = np.array([3, 1, 4, 0, 2])
+    moved = teacher.score(params, TARGETS[order], passages[order], ROWS[order])
+    np.testing.assert_allclose(moved, np.asarray(got)[order], atol=1e-6, rtol=0)
+
+
+def test_scores_in_buckets_are_those_that_t5x_returns():
+    config, params = load()
+    golden = np.load(GOLDEN / "v1_1_batch.npz")
+    targets = golden["decoder_target_tokens"]
+    passages = golden["encoder_input_tokens"][:, None]
+    got = in_buckets(config).score(params, targets, passages)
+    lengths = (targets > 0).sum(axis=1)
+    np.testing.assert_allclose(
+        np.asarray(got)[:, 0], golden["scores"] / lengths, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("version", ["v1_1", "v1_0"])
+@pytest.mark.parametrize("positions", [1, 3, 9])
+def test_likelihoods_of_some_positions_at_a_time_are_those_of_all(version, positions):
+    config, params = load(version)
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(3, 4, 16)).astype(np.float32)
+    targets = random_rows(2, 3, 4)
+    targets[1] = 0
+    got = t5_scoring.mean_log_likelihoods(
+        params, config, hidden, targets, positions=positions
+    )
+    logits = np.asarray(t5.logits(params, config, hidden), np.float64)
+    chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    logs = chosen - np.log(np.exp(logits).sum(axis=-1))
+    where = targets > 0
+    want = np.sum(logs * where, axis=1) / np.maximum(where.sum(axis=1), 1)
+    np.testing.assert_allclose(got, want, atol=1e-6, rtol=0)
+    assert got[1] == 0.0
+
+
+def test_logits_are_never_made_whole():
+    config, params = one_layer()
+
+    def floats_of_largest_array(logits_bytes):
+        teacher = in_one_bucket(config, chunk_size=15, logits_bytes=logits_bytes)
+        rows = np.arange(15, dtype=np.int32).reshape(5, 3)
+        arguments = teacher, params, TARGETS, PASSAGES, rows
+        program = t5_scoring._score_counted.lower(*arguments).compile().as_text()
+        shapes = re.findall(r"f32\[([\d,]+)\]", program)
+        return max(np.prod([int(size) for size in s.split(",")]) for s in shapes)
+
+    position = 15 * config.vocab_size
+    assert floats_of_largest_array(1 << 27) == 4 * position
+    assert floats_of_largest_array(2 * 4 * position) == 2 * position
+
+
+def test_no_gradient_flows_into_a_teacher_in_buckets():
+    config, params = one_layer()
+    teacher = in_one_bucket(config)
+    embedding = params["token_embedder"]["embedding"]
+
+    def loss(embedding):
+        changed = {**params, "token_embedder": {"embedding": embedding}}
+        return jnp.sum(teacher.score(changed, TARGETS, PASSAGES))
+
+    assert not np.asarray(jax.grad(loss)(embedding)).any()
+
+
+@pytest.mark.parametrize("num_devices", [4, 8])
+def test_four_devices_hold_a_quarter_of_the_model_each_and_score_as_one(num_devices):
+    config, params = one_layer()
+    mesh = partitioning.make_mesh(num_devices, model_parallelism=4)
+    shardings = jax.tree.map(
+        lambda _, axes: partitioning.logical_sharding(axes, mesh),
+        params,
+        layers.param_axes(params),
+    )
+    spread_params = jax.tree.map(partitioning.put_global, params, shardings)
+    batch = partitioning.put_tree(
+        (TARGETS[:4], PASSAGES[:4], np.arange(12, dtype=np.int32).reshape(4, 3)),
+        partitioning.batch_sharding(mesh),
+    )
+    compiled = t5_scoring._score_counted.lower(
+        in_one_bucket(config), spread_params, *batch
+    ).compile()
+    got, _ = compiled(spread_params, *batch)
+    np.testing.assert_allclose(got, all_at_once()[:4], atol=1e-6, rtol=0)
+    # All but the scales of norms is split, and nothing is put together again.
+    held = sum(
+        leaf.addressable_shards[0].data.nbytes
+        for leaf in jax.tree.leaves(spread_params)
+    )
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert held < 0.26 * whole
+    assert " all-gather(" not in compiled.as_text()
