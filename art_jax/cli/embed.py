@@ -1,8 +1,8 @@
 """`art-jax embed`: a trained retriever's index, of its own or other passages."""
 
+import dataclasses
 import pathlib
 import sys
-import time
 
 from art_jax import partitioning
 from art_jax.checkpoints.retriever import find_retriever, load_retriever, save_retriever
@@ -10,10 +10,14 @@ from art_jax.cli import train
 from art_jax.data.evidence import load_evidence
 from art_jax.data.tokenizers import load_tokenizer
 from art_jax.errors import ConfigError
+from art_jax.index import embed, refresh_parts
+from art_jax.index.progress import make_progress
 from art_jax.index.refresh import refresh
 from art_jax.index.table import save_table
 from art_jax.methods.workspace import RETRIEVER, passage_side
 from art_jax.training import preemption
+
+UNFINISHED = ".embedding"
 
 
 def run(options) -> None:
@@ -25,11 +29,14 @@ def run(options) -> None:
             "folder, and the run keeps its own index."
         )
     target = pathlib.Path(options.output_dir or source)
+    # Its being there says that an embed was killed, which this one goes on with.
+    parts = target / UNFINISHED
     mesh = partitioning.make_mesh()
     model = load_retriever(find_retriever(source), mesh)
     if options.passages:
-        if target.exists() and any(target.iterdir()):
+        if not parts.exists() and target.exists() and any(target.iterdir()):
             raise ConfigError(f"{target} is not empty: give a new folder.")
+        parts.mkdir(parents=True, exist_ok=True)
         made = {RETRIEVER: model.tokenizer}
         evidence = train.make_evidence(target, options.passages, made)
         save_retriever(target / "retriever", model)
@@ -48,34 +55,26 @@ def run(options) -> None:
         queries=None,
         stream_tokens=True,
     )
+    refresher = dataclasses.replace(
+        train.make_refresher(workspace, options.dtype, embed.default_chunk_tokens()),
+        config=model.encoder.config,
+    )
+    progress = make_progress(refresher, lambda line: sys.stderr.write(f"{line}\n"))
+
+    def on_progress(num_rows: int) -> None:
+        progress(num_rows)
+        preemption.poll()
+
     with preemption.watch_signals():
         table = refresh(
-            train.make_refresher(workspace, options.dtype, 16_384),
+            refresher,
             passage_side(model.params),
             step=0,
             generation=0,
-            on_progress=make_progress(evidence.num_passages),
+            on_progress=on_progress,
+            parts=parts,
+            keep_parts=True,  # until the index is whole
         )
-    save_table(table, target / "index")
+        save_table(table, target / "index")
+        refresh_parts.remove_folder(parts)
     print(f"{evidence.num_passages:,} passages embedded: {target / 'index'}")
-
-
-def make_progress(num_rows: int, every_seconds: float = 5.0):
-    """Returns a callback that shows passages done, speed and time left on stderr."""
-    started = shown = time.monotonic()
-
-    def progress(done: int) -> None:
-        nonlocal shown
-        preemption.poll()
-        now = time.monotonic()
-        if now - shown < every_seconds:
-            return
-        shown = now
-        speed = done / (now - started)
-        left = int((num_rows - done) / max(speed, 1e-9))
-        sys.stderr.write(
-            f"embedded {done:,}/{num_rows:,} passages  {speed:,.0f}/s  "
-            f"ETA {left // 60}:{left % 60:02d}\n"
-        )
-
-    return progress

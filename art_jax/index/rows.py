@@ -1,7 +1,8 @@
 """Token rows of the evidence: in device memory beside the table, or streamed.
 
 Both hold the same numbers behind the same two reads: `gather`, the rows a search
-found, and `chunk`, the rows each device embeds next.
+found, and the rows each device embeds next, which `index.embed` takes from `tokens`
+where they are and from `HostRows.chunk` where they are not.
 """
 
 import dataclasses
@@ -9,9 +10,8 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from art_jax import partitioning
 from art_jax.data.layouts import Layout, TokenTable, layout_rows
@@ -44,13 +44,6 @@ class DeviceRows:
     def gather(self, rows: jax.Array) -> jax.Array:
         """Returns [B, K, L] int32 for rows [B, K]; usable under jit."""
         return topk.gather_rows(self.tokens, rows, self.mesh)
-
-    def chunk(self, local_rows: np.ndarray, length: int) -> jax.Array:
-        """Returns what `HostRows.chunk` does, without leaving the devices."""
-        sharding = partitioning.row_sharding(self.mesh)
-        return _take_local(self.mesh, length)(
-            self.tokens, partitioning.put_global(local_rows, sharding)
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,18 +144,3 @@ def stream_rows(tokens: TokenTable, layout: Layout, mesh: Mesh) -> HostRows:
         num_rows=tokens.num_rows,
         mesh=mesh,
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _take_local(mesh: Mesh, length: int):
-    rows = PartitionSpec(partitioning.ROW_AXES)
-
-    @jax.jit
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
-    def take(tokens_SL, local_rows_1C):
-        shard_rows = tokens_SL.shape[0]
-        is_row = (local_rows_1C < shard_rows)[..., None]
-        picked = tokens_SL[jnp.minimum(local_rows_1C, shard_rows - 1), :length]
-        return jnp.where(is_row, picked.astype(jnp.int32), 0)
-
-    return take

@@ -3,6 +3,10 @@ import shutil
 
 import pytest
 
+from art_jax.cli import embed
+from art_jax.errors import PreemptedError
+from art_jax.index import table as table_module
+
 
 def found_ids(art_jax, run):
     code, out, _ = art_jax("search", run, "food3", "-k", 5, "--json")
@@ -59,3 +63,37 @@ def test_a_folder_that_holds_something_is_left_alone(art_jax, finished_run, tmp_
     assert code == 2
     assert f"{tmp_path} is not empty: give a new folder" in err
     assert [path.name for path in tmp_path.iterdir()] == ["new.txt"]
+
+
+def test_a_killed_embed_goes_on(art_jax, finished_run, tmp_path, monkeypatch):
+    passages, target = tmp_path / "new.txt", tmp_path / "new"
+    lines = [f"passage {n} about food{n}\n" for n in range(12)]
+    passages.write_text("".join(lines))
+    command = ["embed", finished_run, "--passages", passages, "--output_dir", target]
+    monkeypatch.setattr(embed.embed, "default_chunk_tokens", lambda: 16)
+    unfinished = target / embed.UNFINISHED
+    written = []
+
+    def stop_once_a_part_is_there():
+        if written.extend(unfinished.glob("*/00*")) or written:
+            raise PreemptedError("stopped by a test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embed.preemption, "poll", stop_once_a_part_is_there)
+        assert art_jax(*command).code == PreemptedError.exit_code
+    assert not (target / "index").exists()
+    times = [path.stat().st_mtime_ns for path in written]
+
+    def save_table(table, directory):
+        # The second time nothing was made that was there.
+        assert [path.stat().st_mtime_ns for path in written] == times
+        table_module.save_table(table, directory)
+
+    monkeypatch.setattr(embed, "save_table", save_table)
+    code, out, _ = art_jax(*command)
+    assert code == 0
+    assert "12 passages embedded" in out
+    assert "3" in found_ids(art_jax, target)
+    assert not unfinished.exists()
+    # What is finished is not to be written over.
+    assert art_jax(*command).code == 2

@@ -1,16 +1,19 @@
 """Every row is embedded once, where it is, whatever the buckets and chunks."""
 
+import dataclasses
+import itertools
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from art_jax import partitioning
 from art_jax.data.layouts import Layout, layout_lengths, layout_rows, make_token_table
 from art_jax.errors import DivergedError
-from art_jax.index import embed, rows
+from art_jax.index import buckets, embed, rows
+from art_jax.index.int8_rows import build_quantize
 
 NUM_ROWS, MAX_TOKENS = 45, 12
 LAYOUT = Layout((1,), (), (2,), MAX_TOKENS)
@@ -45,75 +48,41 @@ def expected(rows_per_shard, num_padded):
 
 
 def plan(held, mesh, chunk_tokens):
-    return embed.plan_chunks(
+    planned = buckets.plan_buckets(
         LENGTHS,
         num_shards=partitioning.num_row_shards(mesh),
         rows_per_shard=held.rows_per_shard,
         max_tokens=MAX_TOKENS,
         chunk_tokens=chunk_tokens,
+        shape_tokens=20,
     )
+    return embed.place_calls(planned, mesh)
 
 
-@settings(deadline=None, max_examples=200)
-@given(
-    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=60),
-    num_shards=st.sampled_from([1, 2, 3, 8]),
-    spare=st.integers(0, 3),
-    max_tokens=st.integers(1, 33),
-    chunk_tokens=st.integers(1, 200),
-)
-def test_chunks_hold_every_row_once(
-    lengths, num_shards, spare, max_tokens, chunk_tokens
+def embed_all(
+    held, calls, mesh, *, encode=None, params=WEIGHTS, dtype="float32", **settings
 ):
-    lengths = np.array(lengths)
-    rows_per_shard = -(-len(lengths) // num_shards) + spare
-    chunks = embed.plan_chunks(
-        lengths,
-        num_shards=num_shards,
-        rows_per_shard=rows_per_shard,
-        max_tokens=max_tokens,
-        chunk_tokens=chunk_tokens,
+    """Embeds into a new table; returns its arrays."""
+    num_padded = held.rows_per_shard * partitioning.num_row_shards(mesh)
+    width = 5 if encode is None else 1
+    int8 = settings.pop("int8", False)
+    arrays = embed.empty_arrays(num_padded, width, dtype, mesh, int8=int8)
+    return embed.embed_calls(
+        encode or toy_encode,
+        jnp.asarray(params),
+        held,
+        calls,
+        arrays,
+        mesh=mesh,
+        **settings,
     )
-    seen = []
-    for chunk in chunks:
-        assert chunk.local_rows.dtype == np.int32
-        assert chunk.local_rows.shape[0] == num_shards
-        size = chunk.local_rows.shape[1]
-        assert size == 1 or size * chunk.length <= chunk_tokens
-        shards, slots = np.nonzero(chunk.local_rows < rows_per_shard)
-        found = shards * rows_per_shard + chunk.local_rows[shards, slots]
-        assert chunk.num_rows == len(found)
-        # No row loses a token that it has.
-        assert (np.minimum(lengths[found], max_tokens) <= chunk.length).all()
-        seen.extend(found.tolist())
-    assert sorted(seen) == list(range(len(lengths)))
-
-
-def test_short_rows_do_not_pay_for_long_ones():
-    chunks = embed.plan_chunks(
-        np.array([3, 4, 8, 5, 16]),
-        num_shards=1,
-        rows_per_shard=5,
-        max_tokens=16,
-        chunk_tokens=8,
-    )
-    got = [(chunk.length, chunk.local_rows.tolist()) for chunk in chunks]
-    assert got == [(4, [[0, 1]]), (8, [[2]]), (8, [[3]]), (16, [[4]])]
 
 
 @pytest.mark.parametrize("place", [rows.place_rows, rows.stream_rows])
 @pytest.mark.parametrize("chunk_tokens", [1, 30, 10_000])
 def test_each_device_embeds_its_rows_whatever_the_chunks(mesh, place, chunk_tokens):
     held = place(TOKENS, LAYOUT, mesh)
-    got = embed.embed_rows(
-        toy_encode,
-        jnp.asarray(WEIGHTS),
-        held,
-        plan(held, mesh, chunk_tokens),
-        width=5,
-        mesh=mesh,
-        dtype="float32",
-    )
+    got, _ = embed_all(held, plan(held, mesh, chunk_tokens), mesh)
     assert got.sharding.is_equivalent_to(partitioning.row_sharding(mesh), 2)
     num_padded = partitioning.padded_rows(NUM_ROWS, mesh)
     np.testing.assert_array_equal(got, expected(held.rows_per_shard, num_padded))
@@ -122,12 +91,9 @@ def test_each_device_embeds_its_rows_whatever_the_chunks(mesh, place, chunk_toke
 def test_the_table_is_of_the_dtype_that_was_asked_for():
     mesh = partitioning.make_mesh(2)
     held = rows.place_rows(TOKENS, LAYOUT, mesh)
-    chunks = plan(held, mesh, 100)
-    params = jnp.asarray(WEIGHTS) / 3
+    calls = plan(held, mesh, 100)
     full, half = (
-        embed.embed_rows(
-            toy_encode, params, held, chunks, width=5, mesh=mesh, dtype=dtype
-        )
+        embed_all(held, calls, mesh, params=WEIGHTS / 3, dtype=dtype)[0]
         for dtype in ("float32", "bfloat16")
     )
     np.testing.assert_array_equal(half, full.astype("bfloat16"))
@@ -143,15 +109,7 @@ def test_an_embedding_that_is_not_finite_is_counted(mesh, bad):
     num_bad = int((tokens == token).any(axis=1).sum())
     assert 1 <= num_bad < NUM_ROWS
     with pytest.raises(DivergedError, match=f"^{num_bad} of {NUM_ROWS} passage"):
-        embed.embed_rows(
-            toy_encode,
-            jnp.asarray(params),
-            held,
-            plan(held, mesh, 30),
-            width=5,
-            mesh=mesh,
-            dtype="float32",
-        )
+        embed_all(held, plan(held, mesh, 30), mesh, params=params)
 
 
 def test_slots_without_a_row_may_be_anything():
@@ -161,11 +119,9 @@ def test_slots_without_a_row_may_be_anything():
 
     mesh = partitioning.make_mesh(8)
     held = rows.place_rows(TOKENS, LAYOUT, mesh)
-    chunks = plan(held, mesh, 30)
-    assert any((c.local_rows == held.rows_per_shard).any() for c in chunks)
-    got = embed.embed_rows(
-        encode, jnp.ones((1, 1)), held, chunks, width=1, mesh=mesh, dtype="float32"
-    )
+    calls = plan(held, mesh, 30)
+    assert any((call.local_rows == held.rows_per_shard).any() for call in calls)
+    got, _ = embed_all(held, calls, mesh, encode=encode, params=np.ones((1, 1), "f4"))
     want = np.zeros((48, 1), np.float32)
     want[:NUM_ROWS, 0] = np.float32(1) / LENGTHS.astype(np.float32)
     np.testing.assert_array_equal(got, want)
@@ -174,12 +130,10 @@ def test_slots_without_a_row_may_be_anything():
 def test_progress_rises_to_all_rows_and_may_stop():
     mesh = partitioning.make_mesh(2)
     held = rows.place_rows(TOKENS, LAYOUT, mesh)
-    chunks = plan(held, mesh, 30)
-    arguments = (toy_encode, jnp.asarray(WEIGHTS), held, chunks)
+    calls = plan(held, mesh, 30)
     seen = []
-    embed.embed_rows(*arguments, width=5, mesh=mesh, on_progress=seen.append)
-    assert seen == sorted(seen)
-    assert len(seen) == len(chunks)
+    embed_all(held, calls, mesh, on_progress=seen.append)
+    assert seen == np.cumsum([call.num_rows for call in calls]).tolist()
     assert seen[-1] == NUM_ROWS
 
     def stop(num_rows):
@@ -187,7 +141,114 @@ def test_progress_rises_to_all_rows_and_may_stop():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed.embed_rows(*arguments, width=5, mesh=mesh, on_progress=stop)
+        embed_all(held, calls, mesh, on_progress=stop)
+
+
+def test_calls_replace_their_own_rows_alone(mesh):
+    held = rows.place_rows(TOKENS, LAYOUT, mesh)
+    calls = plan(held, mesh, 30)
+    num_padded = partitioning.padded_rows(NUM_ROWS, mesh)
+    old = partitioning.put_global(
+        np.full((num_padded, 5), 9, np.float32), partitioning.row_sharding(mesh)
+    )
+    got, _ = embed.embed_calls(
+        toy_encode, jnp.asarray(WEIGHTS), held, calls[1:2], (old, None), mesh=mesh
+    )
+    shards, slots = np.nonzero(calls[1].local_rows < held.rows_per_shard)
+    found = shards * held.rows_per_shard + calls[1].local_rows[shards, slots]
+    want = np.full((num_padded, 5), 9, np.float32)
+    want[found] = expected(held.rows_per_shard, num_padded)[found]
+    np.testing.assert_array_equal(got, want)
+    # Donated: the device holds one table and not two.
+    assert old.is_deleted()
+
+
+def test_rows_in_eight_bits_are_those_of_the_rows():
+    mesh = partitioning.make_mesh(2)
+    held = rows.place_rows(TOKENS, LAYOUT, mesh)
+    embeddings, int8_rows = embed_all(held, plan(held, mesh, 30), mesh, int8=True)
+    want = build_quantize(mesh)(embeddings)
+    for got, leaf in zip(*map(jax.tree.leaves, (int8_rows, want)), strict=True):
+        assert got.sharding.is_equivalent_to(partitioning.row_sharding(mesh), got.ndim)
+        np.testing.assert_allclose(got[:NUM_ROWS], leaf[:NUM_ROWS], rtol=1e-6)
+
+
+def test_values_written_again_are_the_same_table():
+    mesh = partitioning.make_mesh(2)
+    held = rows.place_rows(TOKENS, LAYOUT, mesh)
+    calls, kept = plan(held, mesh, 30), []
+    want = embed_all(
+        held,
+        calls,
+        mesh,
+        dtype="bfloat16",
+        int8=True,
+        on_values=lambda call, values: kept.append((call, values)),
+    )
+    assert [call for call, _ in kept] == calls
+    got = embed.empty_arrays(len(want[0]), 5, "bfloat16", mesh, int8=True)
+    for call, values in kept:
+        got = embed.write_values(call, values, got, mesh=mesh)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_rows_are_read_ahead_while_a_call_computes():
+    mesh = partitioning.make_mesh(2)
+    streamed = rows.stream_rows(TOKENS, LAYOUT, mesh)
+    calls = plan(streamed, mesh, 30)
+    third_read = threading.Event()
+    num_reads = itertools.count(1)
+
+    def read(some_rows):
+        if next(num_reads) == 2 * 2 + 1:  # one read a shard and call
+            third_read.set()
+        return streamed.read(some_rows)
+
+    waited = []
+
+    def on_progress(num_rows):
+        # Of the first call: without reading ahead nobody would ever read the third.
+        waited.append(third_read.wait(timeout=30))
+
+    held = dataclasses.replace(streamed, read=read)
+    got, _ = embed_all(held, calls, mesh, on_progress=on_progress)
+    assert all(waited)
+    np.testing.assert_array_equal(got, expected(held.rows_per_shard, 46))
+
+
+def test_a_stop_while_streaming_stops_reading():
+    mesh = partitioning.make_mesh(2)
+    streamed = rows.stream_rows(TOKENS, LAYOUT, mesh)
+    calls = plan(streamed, mesh, 1)
+    reads = []
+
+    def read(some_rows):
+        reads.append(len(some_rows))
+        return streamed.read(some_rows)
+
+    def stop(num_rows):
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        embed_all(
+            dataclasses.replace(streamed, read=read), calls, mesh, on_progress=stop
+        )
+    assert threading.active_count() == before
+    # Two calls made, and two that waited beside them at most; each reads two shards.
+    assert len(reads) <= 2 * 5 < 2 * len(calls)
+
+
+def test_an_error_of_the_reader_says_where_it_was():
+    mesh = partitioning.make_mesh(1)
+
+    def broken_read(some_rows):
+        raise OSError("the disk is gone")
+
+    held = dataclasses.replace(rows.stream_rows(TOKENS, LAYOUT, mesh), read=broken_read)
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        embed_all(held, plan(held, mesh, 30), mesh)
+    assert any(entry.name == "broken_read" for entry in caught.traceback)
 
 
 def test_batches_of_host_rows_come_in_order_the_last_filled_up(mesh):
@@ -209,22 +270,28 @@ def test_no_rows_are_no_batches():
     assert list(batches) == []
 
 
-def test_devices_do_not_wait_for_each_other():
+@pytest.mark.parametrize("place", [rows.place_rows, rows.stream_rows])
+def test_devices_do_not_wait_for_each_other(place):
     mesh = partitioning.make_mesh(2)
-    held = rows.place_rows(TOKENS, LAYOUT, mesh)
-    chunk = plan(held, mesh, 30)[0]
-    table = partitioning.put_global(
-        np.zeros((46, 5), np.float32), partitioning.row_sharding(mesh)
+    held = place(TOKENS, LAYOUT, mesh)
+    call = plan(held, mesh, 30)[0]
+    on_device = isinstance(held, rows.DeviceRows)
+    length = call.bucket.length
+    write = embed.build_write(toy_encode, length if on_device else None, mesh)
+    tokens = held.tokens if on_device else held.chunk(call.local_rows, length)
+    arrays = embed.empty_arrays(46, 5, "float32", mesh, int8=True)
+    num_bad = partitioning.put_global(
+        np.zeros(2, np.int32), partitioning.row_sharding(mesh)
     )
-    write = embed._build_write(toy_encode, mesh)
-    tokens = held.chunk(chunk.local_rows, chunk.length)
-    program = write.lower(jnp.asarray(WEIGHTS), tokens, chunk.local_rows, table)
+    program = write.lower(
+        jnp.asarray(WEIGHTS), tokens, call.placed_rows, np.int32(0), arrays, num_bad
+    )
     text = program.compile().as_text()
     for collective in ("all-reduce", "all-gather", "collective", "all-to-all"):
         assert collective not in text
 
 
-def test_embedding_twice_compiles_once():
+def test_embedding_twice_compiles_once_a_shape():
     traces = []
 
     def encode(params, tokens):
@@ -233,7 +300,11 @@ def test_embedding_twice_compiles_once():
 
     mesh = partitioning.make_mesh(2)
     held = rows.place_rows(TOKENS, LAYOUT, mesh)
-    chunks = plan(held, mesh, 10_000)
+    calls = plan(held, mesh, 30)
+    num_padded = held.rows_per_shard * 2
     for _ in range(2):
-        embed.embed_rows(encode, jnp.asarray(WEIGHTS), held, chunks, width=5, mesh=mesh)
-    assert len(traces) == len(chunks) == 4
+        arrays = embed.empty_arrays(num_padded, 5, "float32", mesh)
+        embed.embed_calls(encode, jnp.asarray(WEIGHTS), held, calls, arrays, mesh=mesh)
+    shapes = {(call.local_rows.shape[1], call.bucket.length) for call in calls}
+    assert len(traces) == len(shapes) < len(calls)
+    assert set(traces) == shapes
