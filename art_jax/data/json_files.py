@@ -75,15 +75,47 @@ def read_json_entries(
         seen.add(key)
         text.skip(":")
         yield number, key, text_files.checked_object(text.decode(), path, number)
+    text.end()
     if not seen:
         raise DataError("the file holds no JSON object.", path)
 
 
+def read_json_member(
+    path: str | os.PathLike, key: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line where it starts, object) of the array under a key of one object.
+
+    Such as `{"version": "1.1", "data": [...]}`. What stands under other keys is read
+    over.
+
+    Raises:
+        DataError: as `read_json_records`, or the key is missing.
+    """
+    text = _Text(path)
+    was_found = False
+    for _ in _items(text, "{", "}"):
+        name = text.decode()
+        text.skip(":")
+        if name != key:
+            text.decode()
+            continue
+        was_found = True
+        yield from _read_items(text)
+    text.end()
+    if not was_found:
+        raise DataError(f"the file is no JSON object with {key!r}, a list.", path)
+
+
 def _read_array(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     text = _Text(path)
+    yield from _read_items(text)
+    text.end()
+
+
+def _read_items(text: "_Text") -> Iterator[tuple[int, dict[str, Any]]]:
     for _ in _items(text, "[", "]"):
         number = text.line
-        yield number, text_files.checked_object(text.decode(), path, number)
+        yield number, text_files.checked_object(text.decode(), text.path, number)
 
 
 def _items(text: "_Text", opening: str, closing: str) -> Iterator[None]:
@@ -98,25 +130,24 @@ def _items(text: "_Text", opening: str, closing: str) -> Iterator[None]:
         elif text.peek() != closing:
             text.fail(f"',' or {closing!r} must follow, not {text.peek()!r}.")
     text.skip(closing)
-    if text.peek():
-        text.fail(f"{text.peek()!r} stands behind the last {closing!r}.")
 
 
 class _Text:
     """A file's text, read piece by piece as it is used up.
 
+    path: of the file.
     line: the line that the next character stands on, from 1.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.line = 1
-        self._path = path
+        self.path = path
         self._pieces = self._read()
         self._text, self._place, self._is_whole = "", 0, False
 
     def fail(self, message: str):
         """Raises DataError at this line."""
-        raise DataError(message, self._path, self.line)
+        raise DataError(message, self.path, self.line)
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end of the file."""
@@ -129,6 +160,11 @@ class _Text:
             if not self._more():
                 return ""
 
+    def end(self) -> None:
+        """Raises DataError where anything but spaces is left."""
+        if self.peek():
+            self.fail(f"{self.peek()!r} stands behind what is the file's whole.")
+
     def skip(self, letter: str) -> None:
         """Goes past a character that `peek` gave."""
         if self.peek() != letter:
@@ -139,7 +175,7 @@ class _Text:
         """The value that starts at the next character."""
         if not self.peek():
             self.fail("the file is cut off here. Fetch it again.")
-        decoder = text_files.json_decoder(self._path, self.line)
+        decoder = text_files.json_decoder(self.path, self.line)
         while True:
             try:
                 value, end = decoder.raw_decode(self._text, self._place)
@@ -176,7 +212,7 @@ class _Text:
 
     def _read(self) -> Iterator[str]:
         decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        with text_files.open_binary(self._path) as file:
+        with text_files.open_binary(self.path) as file:
             while True:
                 try:
                     piece = file.read(_CHUNK_BYTES)

@@ -5,7 +5,7 @@ Three formats, each also gzipped (told by content, not by name):
 - `.txt`: one question a line; its id is its line number.
 - `.jsonl`, as in BEIR, NQ-open and others: an object with `text` or `question`, and
   as far as known `_id` (or `id`, `question_id`; otherwise the line number), `answers`
-  (or `answer`; a string or several), `relevant_ids`, `source_id`.
+  (or `answer`; a string or several), `relevant_ids`, `source_id`, `answer_groups`.
 - `.csv` or `.tsv`, as DPR and ART publish them: `question<TAB>["answer", ...]`, without
   a header; the answers are a JSON or a Python list of strings. Quotes as for passages.
 
@@ -43,6 +43,8 @@ class Question:
     relevant_ids: ids of passages known to be right; evaluation only.
     source_id: id of the passage that the question was made from, "" where there is
         none; training may exclude it from the question's own candidates.
+    answer_groups: of a question with several answers, each of them with its aliases;
+        () where all of `answers` are aliases of one.
     """
 
     question_id: str
@@ -50,6 +52,7 @@ class Question:
     answers: tuple[str, ...] = ()
     relevant_ids: tuple[str, ...] = ()
     source_id: str = ""
+    answer_groups: tuple[tuple[str, ...], ...] = ()
 
 
 def read_questions(path: str | os.PathLike) -> Iterator[Question]:
@@ -109,7 +112,7 @@ def write_questions(path: str | os.PathLike, questions: Iterable[Question]) -> i
             if not seen_ids.add(question.question_id):
                 raise DataError(f"the id {question.question_id!r} is given twice.")
             record = {"_id": question.question_id, "text": question.text}
-            for key in ("answers", "relevant_ids", "source_id"):
+            for key in ("answers", "relevant_ids", "source_id", "answer_groups"):
                 if getattr(question, key):
                     record[key] = getattr(question, key)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -126,7 +129,8 @@ def check_question(
             cannot be written as UTF-8.
     """
     parts = (question.question_id, question.text, question.source_id)
-    for part in (*parts, *question.answers, *question.relevant_ids):
+    aliases = (alias for group in question.answer_groups for alias in group)
+    for part in (*parts, *question.answers, *question.relevant_ids, *aliases):
         text_files.checked_text(part, "a question", path, number)
     if not text_files.is_visible(question.question_id):
         raise DataError("the id is empty. Give each question its own.", path, number)
@@ -235,6 +239,27 @@ def _question_of(
         json_strings(record, answer_key, path, number),
         json_strings(record, "relevant_ids", path, number),
         source_id or "",
+        _answer_groups(record, path, number),
+    )
+
+
+def _answer_groups(
+    record: dict[str, Any], path: str | os.PathLike, number: int
+) -> tuple[tuple[str, ...], ...]:
+    groups = record.get("answer_groups")
+    if groups is None:
+        return ()
+    if not isinstance(groups, list) or not all(
+        isinstance(group, list) and group for group in groups
+    ):
+        raise DataError(
+            "'answer_groups' must be a list of answers, each a list of its aliases.",
+            path,
+            number,
+        )
+    return tuple(
+        json_strings({"answer_groups": group}, "answer_groups", path, number)
+        for group in groups
     )
 
 

@@ -1,11 +1,13 @@
 """SeqIO sources over files of questions, and where those files are.
 
-An example is one question: the strings `question`, `question_id` and `source_id`, and
-the lists of strings `answers` and `relevant_ids`, either of which may be empty.
+An example is one question: the strings `question`, `question_id` and `source_id`, the
+lists of strings `answers` and `relevant_ids`, either of which may be empty, and the
+string `answer_groups`, a JSON list of lists.
 TensorFlow is imported, and a file opened, only when a dataset is built.
 """
 
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -95,6 +97,10 @@ def question_dataset(questions: Sequence[Question]):
             "answers": lists([question.answers for question in questions]),
             "relevant_ids": lists([question.relevant_ids for question in questions]),
             "source_id": strings([question.source_id for question in questions]),
+            # SeqIO cannot pad lists of lists of unequal lengths.
+            "answer_groups": strings(
+                [json.dumps(question.answer_groups) for question in questions]
+            ),
         }
     )
 
@@ -103,8 +109,8 @@ def question_of_example(example: Mapping) -> Question:
     """The question of a tokenised example, as NumPy sees it (bytes for strings).
 
     Args:
-        example: with `query_pretokenized` and `question_id`; `answers`, `relevant_ids`
-            and `source_id` where there are any. Lists may be padded with `NO_TEXT`.
+        example: with `query_pretokenized` and `question_id`; the others where there
+            are any. Lists may be padded with `NO_TEXT`.
 
     Raises:
         ConfigError: one of the first two is missing.
@@ -125,4 +131,7 @@ def question_of_example(example: Mapping) -> Question:
         answers=texts("answers"),
         relevant_ids=texts("relevant_ids"),
         source_id=example.get("source_id", b"").decode(),
+        answer_groups=tuple(
+            map(tuple, json.loads(example.get("answer_groups", b"[]").decode()))
+        ),
     )

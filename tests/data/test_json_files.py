@@ -72,7 +72,7 @@ def test_a_byte_order_mark_is_dropped(tmp_path):
         ('[{"a": 1},\n{"b": ', ":2: .*not JSON"),
         ('[{"a": 1},\n', ":2: .*cut off"),
         ('[{"a": 1}', ":1: .*must follow"),
-        ('[{"a": 1}] x', ":1: .*behind the last ']'"),
+        ('[{"a": 1}] x', ":1: .*behind what is"),
         ('[{"a": 1},\n 7]', ":2: .*object is needed, not a number"),
         ('[{"a": 1, "a": 2}]', ":1: .*given twice"),
         ('[{"a": NaN}]', ":1: .*NaN is not JSON"),
@@ -146,3 +146,14 @@ def test_faults_of_entries_are_named(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(DataError, match=message):
         list(json_files.read_json_entries(path))
+
+
+def test_the_array_under_a_key_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_files, "_CHUNK_BYTES", 4)
+    path = write(tmp_path, '{"v": [1, {"data": 2}],\n"data": [{"a": 1},\n{}], "w": 2}')
+    assert list(json_files.read_json_member(path, "data")) == [(2, {"a": 1}), (3, {})]
+    with pytest.raises(DataError, match="with 'Data', a list"):
+        list(json_files.read_json_member(path, "Data"))
+    for text in ('{"data": 7}', "[]", '{"data": []} x'):
+        with pytest.raises(DataError, match=":1: "):
+            list(json_files.read_json_member(write(tmp_path, text), "data"))

@@ -120,6 +120,9 @@ def test_python_lists_of_strings_are_read(values):
             st.lists(texts, max_size=3).map(tuple),
             st.lists(texts, max_size=3).map(tuple),
             texts,
+            st.lists(
+                st.lists(texts, min_size=1, max_size=2).map(tuple), max_size=2
+            ).map(tuple),
         ),
         min_size=1,
         max_size=4,
@@ -166,6 +169,12 @@ FAULTS = {
         "has an id, unlike",
     ),
     "answers": ("q.jsonl", '{"text": "x", "answers": [null]}\n', 1, "list of strings"),
+    "answer groups": (
+        "q.jsonl",
+        '{"text": "x", "answer_groups": ["y"]}\n',
+        1,
+        "a list of its aliases",
+    ),
     "surrogate": ("q.jsonl", '{"text": "x", "answers": ["\\udc00"]}\n', 1, "U\\+DC00"),
 }
 
@@ -186,6 +195,7 @@ def test_a_fault_is_one_error_with_its_line(tmp_path, fault):
         ([Question("a", "x"), Question("a", "y")], "given twice"),
         ([Question("", "x")], "id is empty"),
         ([Question("a", "x", ("\ud800",))], "surrogate"),
+        ([Question("a", "x", answer_groups=(("\ud800",),))], "surrogate"),
     ],
 )
 def test_what_cannot_be_written_leaves_no_file(tmp_path, log, message):

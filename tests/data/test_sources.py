@@ -11,7 +11,7 @@ from art_jax.errors import ConfigError, DataError
 QUESTIONS = [
     Question("q1", "who?", ("Ann", "Ána"), ("p7", "p8"), "p7"),
     Question("q2", "what?"),
-    Question("q3", "where?", ("",)),
+    Question("q3", "where?", ("",), answer_groups=(("Bonn", "Bönn"), ("Rome",))),
 ]
 
 
