@@ -1,12 +1,15 @@
 """T5X's gin flags: --gin_file, --gin_search_paths, --gin.NAME=VALUE."""
 
 import argparse
+import copy
 import dataclasses
 import difflib
+import inspect
 import logging
 import pathlib
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import art_jax
 from art_jax.errors import ConfigError, require_package
@@ -74,7 +77,7 @@ def parse_gin(
     """
     gin = require_package("gin", purpose="A gin file")
     gin.clear_config()
-    roots = [*map(pathlib.Path, search_paths.split(",")), *PACKAGE_ROOTS]
+    roots = _roots(search_paths)
     for root in roots:
         gin.add_config_file_search_path(str(root))
     check_macros(files, bindings, roots)
@@ -108,16 +111,77 @@ def call(function):
     try:
         configured = gin.get_configurable(function)
     except (KeyError, ValueError):
-        raise ConfigError(
-            f"the gin files never configure {function.__module__}.{function.__name__}: "
-            "give a run file such as --gin_file=gin/runs/own_documents.gin"
-        ) from None
+        raise ConfigError(_never_configured(function)) from None
     try:
         return configured()
     except RuntimeError as error:
         if "gin.REQUIRED" not in str(error) and "required" not in str(error).lower():
             raise
         raise ConfigError(f"gin: {error}") from error
+
+
+def bound_arguments(function, names: Collection[str]) -> dict[str, Any]:
+    """Returns some of the arguments a gin-configured function would be called with.
+
+    Those that are references are built; the others are left alone, whatever making
+    them would do.
+
+    Args:
+        function: that the gin files configure.
+        names: of arguments; what gin does not bind has the function's default.
+
+    Raises:
+        ConfigError: the files never configure the function, or an argument cannot be
+            built.
+    """
+    import gin
+
+    parameters = inspect.signature(function).parameters
+    try:
+        bound = gin.get_bindings(function, resolve_references=False)
+    except (KeyError, ValueError):
+        bound = {}
+    found = {name: bound.get(name, parameters[name].default) for name in names}
+    if not bound or inspect.Parameter.empty in found.values():
+        raise ConfigError(_never_configured(function))
+    try:
+        # gin builds what a reference stands for when it is copied.
+        return {name: copy.deepcopy(value) for name, value in found.items()}
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"gin: {error}") from error
+
+
+def bound_text(function, name: str) -> str | None:
+    """Returns an argument that is text, or a macro of text; else None.
+
+    Nothing is called, even where the argument is what a function returns.
+    """
+    import gin
+
+    value = gin.get_bindings(function, resolve_references=False).get(name)
+    while getattr(value, "selector", None) == "gin.macro":
+        value = gin.query_parameter(f"{value.scoped_selector}.value")
+    return value if isinstance(value, str) else None
+
+
+def required_macros(
+    files: Sequence[str], bindings: Sequence[str], search_paths: str = "."
+) -> list[str]:
+    """Returns the macros that are left at %gin.REQUIRED; arguments of `parse_gin`."""
+    require_package("gin", purpose="A gin file")
+    macros = _collect(files, bindings, _roots(search_paths))
+    return sorted(macros.required)
+
+
+def _roots(search_paths: str) -> list[pathlib.Path]:
+    return [*map(pathlib.Path, search_paths.split(",")), *PACKAGE_ROOTS]
+
+
+def _never_configured(function) -> str:
+    return (
+        f"the gin files never configure {function.__module__}.{function.__name__}: "
+        "give a run file such as --gin_file=gin/runs/own_documents.gin"
+    )
 
 
 def find_gin_file(name: str, roots: Sequence[pathlib.Path]) -> pathlib.Path:
@@ -150,11 +214,7 @@ def check_macros(
     Raises:
         ConfigError: with the nearest name there is, or all that are required.
     """
-    macros = Macros({}, set(), set())
-    for name in files:
-        _collect_file(find_gin_file(name, roots), roots, macros)
-    for binding in bindings:
-        _collect_statements(binding, _COMMAND_LINE, roots, macros)
+    macros = _collect(files, bindings, roots)
     for name, place in macros.bound.items():
         if name not in macros.read:
             raise ConfigError(
@@ -185,6 +245,15 @@ class Macros:
     bound: dict[str, str]
     read: set[str]
     required: set[str]
+
+
+def _collect(files: Sequence[str], bindings: Sequence[str], roots) -> Macros:
+    macros = Macros({}, set(), set())
+    for name in files:
+        _collect_file(find_gin_file(name, roots), roots, macros)
+    for binding in bindings:
+        _collect_statements(binding, _COMMAND_LINE, roots, macros)
+    return macros
 
 
 def _collect_file(path: pathlib.Path, roots, macros: Macros) -> None:

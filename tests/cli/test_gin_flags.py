@@ -87,3 +87,43 @@ def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
     (own / "quickstart.gin").touch()
     found = find_gin_file(name, gin_flags.PACKAGE_ROOTS)
     assert found.resolve() == (tmp_path / name).resolve()
+
+
+def test_macros_that_are_required_are_listed(tmp_path):
+    path = tmp_path / "run.gin"
+    path.write_text("A = %gin.REQUIRED\nB = %gin.REQUIRED\nC = 1\nf.x = (%A, %B, %C)\n")
+    assert gin_flags.required_macros([str(path)], []) == ["A", "B"]
+    assert gin_flags.required_macros([str(path)], ["B = 2"]) == ["A"]
+
+
+def test_some_arguments_are_built_and_the_others_left_alone():
+    from art_jax.cli import train
+
+    gin_flags.parse_gin(["gin/runs/quickstart.gin"], [])
+    # Its passages are what a function returns that reads all documentation.
+    names = ("encoder", "vocab_size", "stream_tokens")
+    got = gin_flags.bound_arguments(train.train, names)
+    assert tuple(got) == names
+    assert got["encoder"].config.hidden_size == 512
+    assert (got["vocab_size"], got["stream_tokens"]) == (8_000, False)
+    assert gin_flags.bound_text(train.train, "passages") is None
+    assert gin_flags.bound_text(train.train, "model_dir") == "runs/quickstart"
+    assert gin_flags.bound_text(train.train, "vocabulary") is None
+
+
+def test_an_argument_that_cannot_be_built_is_a_configuration_error():
+    from art_jax.cli import train
+
+    gin_flags.parse_gin(
+        ["gin/runs/quickstart.gin"], ["dual_encoder.DualEncoder.pooling = 'max'"]
+    )
+    with pytest.raises(ConfigError, match="pooling is 'max'"):
+        gin_flags.bound_arguments(train.train, ["encoder"])
+
+
+def test_arguments_of_a_function_nobody_configures():
+    from art_jax.cli import train
+
+    gin_flags.parse_gin([], [])
+    with pytest.raises(ConfigError, match="never configure art_jax.cli.train.train"):
+        gin_flags.bound_arguments(train.train, ["encoder"])
