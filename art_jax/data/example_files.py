@@ -66,11 +66,7 @@ class _Record:
         return Question(given_id or str(self.number), text, self.strings("answers"))
 
     def records(self, key: str) -> list["_Record"]:
-        values = self.values.get(key)
-        if values is None:
-            return []
-        if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
-            self.fail(f"{key!r} must be a list of objects.")
+        values = text_files.json_objects(self.values, key, self.path, self.number)
         return [_Record(value, self.path, self.number) for value in values]
 
     def number_of(self, key: str) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from art_jax.data import text_files
 from art_jax.data.questions import Question
+from art_jax.data.text_files import json_objects
 from art_jax.errors import DataError
 
 
@@ -122,10 +123,10 @@ def _parse_item(
                 text_files.json_text(output, "answer", path, number),
                 tuple(
                     _parse_provenance(place, path, number)
-                    for place in _objects(output, "provenance", path, number)
+                    for place in json_objects(output, "provenance", path, number)
                 ),
             )
-            for output in _objects(record, "output", path, number)
+            for output in json_objects(record, "output", path, number)
         ),
     )
 
@@ -171,14 +172,3 @@ def _named(place: Provenance) -> list[tuple[str, Any]]:
         ("end_paragraph_id", place.end_paragraph),
         ("bleu_score", place.bleu_score),
     ]
-
-
-def _objects(
-    record: dict[str, Any], key: str, path: str | os.PathLike, number: int
-) -> list[dict[str, Any]]:
-    values = record.get(key)
-    if values is None:
-        return []
-    if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
-        raise DataError(f"{key!r} must be a list of objects.", path, number)
-    return values

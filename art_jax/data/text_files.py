@@ -185,6 +185,22 @@ def checked_object(record: Any, path: str | os.PathLike, number: int) -> dict[st
     return record
 
 
+def json_objects(
+    record: dict[str, Any], key: str, path: str | os.PathLike, number: int
+) -> list[dict[str, Any]]:
+    """The objects of a list under one key; none where it is null or not there.
+
+    Raises:
+        DataError: the value is no list of objects.
+    """
+    values = record.get(key)
+    if values is None:
+        return []
+    if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
+        raise DataError(f"{key!r} must be a list of objects.", path, number)
+    return values
+
+
 def json_text(
     record: dict[str, Any], key: str, path: str | os.PathLike, number: int
 ) -> str:

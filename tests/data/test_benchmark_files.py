@@ -1,0 +1,155 @@
+"""Published files of benchmarks, in miniature, become questions."""
+
+import gzip
+import json
+
+import pytest
+
+from art_jax.data import benchmark_files
+from art_jax.data.questions import Question
+from art_jax.errors import DataError
+
+
+def write(tmp_path, content, name="file.json"):
+    path = tmp_path / name
+    text = content if isinstance(content, str) else json.dumps(content, indent=1)
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+def test_triviaqa(tmp_path):
+    answer = {"Value": "Sinclair", "Aliases": ["Harry", "Sinclair"], "Type": "x"}
+    data = [
+        {"Question": "Who?", "QuestionId": "tc_1", "Answer": answer},
+        {"Question": "Test?", "QuestionId": "tc_2"},
+    ]
+    path = write(tmp_path, {"Domain": "Web", "Data": data}, "dev.json.gz")
+    assert list(benchmark_files.read_triviaqa(path)) == [
+        Question("tc_1", "Who?", ("Sinclair", "Harry")),
+        Question("tc_2", "Test?"),
+    ]
+
+
+def test_webquestions(tmp_path):
+    target = '(list (description "a \\"b\\" (c)") (description Jamaica))'
+    path = write(tmp_path, [{"url": "u", "utterance": "what?", "targetValue": target}])
+    assert list(benchmark_files.read_webquestions(path)) == [
+        Question("2", "what?", ('a "b" (c)', "Jamaica"))
+    ]
+
+
+def test_squad(tmp_path):
+    answers = [{"text": "x", "answer_start": 0}, {"text": "x"}, {"text": "y"}]
+    qas = [{"id": "a1", "question": "q?", "answers": answers}]
+    article = {"title": "T", "paragraphs": [{"context": "x y", "qas": qas}]}
+    path = write(tmp_path, {"data": [article], "version": "1.1"})
+    assert list(benchmark_files.read_squad(path)) == [Question("a1", "q?", ("x", "y"))]
+
+
+def test_entity_questions(tmp_path):
+    record = {"question": "Where was X born?", "answers": ["Y", "Z"]}
+    path = write(tmp_path, [record, record])
+    first, second = benchmark_files.read_entity_questions(path)
+    assert first == Question("1", "Where was X born?", ("Y", "Z"))
+    assert second.question_id == "2"
+
+
+def test_ambigqa(tmp_path):
+    pairs = [{"question": "in 1?", "answer": ["b"]}, {"question": "", "answer": ["c"]}]
+    annotations = [
+        {"type": "singleAnswer", "answer": ["a", "b"]},
+        {"type": "multipleQAs", "qaPairs": pairs},
+        {"type": "multipleQAs", "qaPairs": pairs[::-1]},
+    ]
+    records = [{"id": -8, "question": "who?", "annotations": annotations}]
+    (got,) = benchmark_files.read_ambigqa(write(tmp_path, records))
+    assert got == Question(
+        "-8", "who?", ("a", "b", "c"), answer_groups=(("b",), ("c",))
+    )
+
+
+def test_webqsp(tmp_path):
+    answers = [
+        {"AnswerType": "Entity", "AnswerArgument": "m.1", "EntityName": "Ann"},
+        {"AnswerType": "Value", "AnswerArgument": "1999", "EntityName": None},
+    ]
+    questions = [
+        {
+            "QuestionId": "WebQTest-0",
+            "RawQuestion": "who?",
+            "Parses": [{"Answers": answers}, {"Answers": answers[:1]}],
+        },
+        {"QuestionId": "WebQTest-1", "RawQuestion": "x", "Parses": [{"Answers": []}]},
+    ]
+    path = write(tmp_path, {"Version": "1.0", "Questions": questions})
+    assert list(benchmark_files.read_webqsp(path)) == [
+        Question(
+            "WebQTest-0",
+            "who?",
+            ("Ann", "1999"),
+            answer_groups=(("Ann",), ("1999",)),
+        )
+    ]
+
+
+def test_kilt(tmp_path):
+    line = {"id": "k", "input": "in", "output": [{"answer": "x"}]}
+    path = write(tmp_path, json.dumps(line), "nq-dev-kilt.jsonl")
+    assert list(benchmark_files.read_kilt_questions(path)) == [
+        Question("k", "in", ("x",))
+    ]
+
+
+BEIR = '{"_id": "a", "text": "x?"}\n{"_id": "b", "text": "y?"}\n'
+MSMARCO = "a\tx?\nb\ty?\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "questions"), [("queries.jsonl", BEIR), ("queries.tsv", MSMARCO)]
+)
+def test_judged_questions(tmp_path, name, questions):
+    questions = write(tmp_path, questions, name)
+    judgments = write(tmp_path, "b 0 p1 0\nb 0 p2 2\nb 0 p3 1\na 0 p1 0\n", "qrels")
+    got = list(benchmark_files.read_judged_questions(questions, judgments))
+    assert got == [Question("b", "y?", (), ("p2", "p3"))]
+    strange = write(tmp_path, "z 0 p1 1\n", "other")
+    with pytest.raises(DataError, match="1 questions of .*other are not there.*'z'"):
+        list(benchmark_files.read_judged_questions(questions, strange))
+
+
+@pytest.mark.parametrize(
+    ("reader", "content", "message"),
+    [
+        ("read_triviaqa", {"Data": [{"QuestionId": "a"}]}, "'Question' is missing"),
+        ("read_triviaqa", [], "'{' is needed"),
+        (
+            "read_webquestions",
+            [{"utterance": "a", "targetValue": "(list)"}],
+            "names no",
+        ),
+        ("read_squad", {"data": [{"paragraphs": 7}]}, "must be a list of objects"),
+        ("read_entity_questions", [{"answers": []}], "'question' is missing"),
+        (
+            "read_ambigqa",
+            [{"id": "a", "question": "b", "annotations": [{"type": "x"}]}],
+            "'type' is 'x'",
+        ),
+        (
+            "read_webqsp",
+            {"Questions": [{"Parses": [{"Answers": [{}]}]}]},
+            "'AnswerArgument' is missing",
+        ),
+    ],
+)
+def test_faults_are_named(tmp_path, reader, content, message):
+    path = write(tmp_path, content)
+    with pytest.raises(DataError, match=f"{path}:[0-9]: .*{message}"):
+        list(getattr(benchmark_files, reader)(path))
+
+
+def test_a_question_of_ms_marco_needs_its_text(tmp_path):
+    questions = write(tmp_path, "a\tx?\nb\n", "queries.tsv")
+    judgments = write(tmp_path, "a 0 p1 1\n", "qrels")
+    with pytest.raises(DataError, match=":2: .*question_id<TAB>text"):
+        list(benchmark_files.read_judged_questions(questions, judgments))
