@@ -27,6 +27,33 @@ def dot_products(rows: jax.Array, queries: jax.Array) -> jax.Array:
     )
 
 
+def slice_rows(table: jax.Array, start: jax.Array, size: int) -> jax.Array:
+    """Returns rows [size, ...] of a table from row `start` on, reading no others.
+
+    Args:
+        table: [S, ...].
+        start: [] int32.
+        size: rows, at most S.
+    """
+    table, start = tie(table, start)
+    return jax.lax.dynamic_slice_in_dim(table, start, size)
+
+
+def tie(table: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns both unchanged, the table not known before the index is.
+
+    XLA's CPU backend slices bfloat16 rows by converting the whole table to float32 and
+    would do so once, before the loop over `index`: twice the table's memory, and all of
+    it read and written. Tied together, only the rows at `index` are converted.
+    """
+    return jax.lax.platform_dependent(
+        table,
+        index,
+        cpu=lambda *arrays: jax.lax.optimization_barrier(arrays),
+        default=lambda *arrays: arrays,
+    )
+
+
 def keep_best(scores: jax.Array, rows: jax.Array, k: int) -> SearchResults:
     """Returns the k best of some candidates; the first of equal scores wins.
 
@@ -78,7 +105,7 @@ def block_top_k(
     block_rows = min(block_rows, shard_rows)
 
     def merge_block(best, start, size):
-        block = jax.lax.dynamic_slice_in_dim(embeddings, start, size)
+        block = slice_rows(embeddings, start, size)
         scores = dot_products(block, queries).T
         rows = first_row + start + jnp.arange(size, dtype=jnp.int32)
         scores = jnp.where((rows < num_rows)[None, :], scores, -jnp.inf)

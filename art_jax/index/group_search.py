@@ -29,7 +29,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from art_jax.index.block_search import keep_best
+from art_jax.index.block_search import keep_best, tie
 from art_jax.types import SearchResults
 
 _FANOUT = 32
@@ -253,8 +253,9 @@ def _rescore(
         start_CM = jnp.minimum(first_CM, shard_rows - group_rows)
         rows_CMg = _counted_from(start_CM, group_rows)
         is_found_CMg = rows_CMg >= first_CM[:, :, None]
+        tied, start_CM = tie(embeddings, start_CM)
         values = jax.vmap(
-            lambda start: jax.lax.dynamic_slice_in_dim(embeddings, start, group_rows)
+            lambda start: jax.lax.dynamic_slice_in_dim(tied, start, group_rows)
         )(start_CM.reshape(-1))
         values_CRD = values.reshape(*groups_CM.shape[:1], -1, embeddings.shape[1])
         scores_CR = jax.lax.dot_general(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from art_jax.index.block_search import dot_products
+from art_jax.index.block_search import dot_products, slice_rows
 from art_jax.partitioning import ROW_AXES
 
 _MAX_CODE = 127
@@ -97,7 +97,13 @@ def build_quantize(mesh: Mesh):
     rows = PartitionSpec(ROW_AXES)
 
     @jax.jit
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=rows, out_specs=rows)
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=rows,
+        out_specs=rows,
+        check_vma=False,  # Zeros to begin with are the same on every device.
+    )
     def quantize(embeddings_SD):
         shard_rows, width = embeddings_SD.shape
         size = min(_QUANTIZED_ROWS, shard_rows)
@@ -105,7 +111,7 @@ def build_quantize(mesh: Mesh):
         def write_block(block, quantized):
             # The last block may overlap the one before, and writes the same there.
             start = jnp.minimum(block * size, shard_rows - size)
-            values = jax.lax.dynamic_slice_in_dim(embeddings_SD, start, size)
+            values = slice_rows(embeddings_SD, start, size)
             return jax.tree.map(
                 lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
                     whole, part, start, axis=0
@@ -114,12 +120,10 @@ def build_quantize(mesh: Mesh):
                 quantize_rows(values),
             )
 
-        # Zeros that vary over the mesh as the rows do, which the loop must know.
-        varying = jax.lax.pcast(jnp.float32(0), ROW_AXES, to="varying")
         empty = Int8Rows(
-            codes=jnp.zeros((shard_rows, width), jnp.int8) + varying.astype(jnp.int8),
-            scales=jnp.zeros(shard_rows, jnp.float32) + varying,
-            errors=jnp.zeros(shard_rows, jnp.float32) + varying,
+            codes=jnp.zeros((shard_rows, width), jnp.int8),
+            scales=jnp.zeros(shard_rows, jnp.float32),
+            errors=jnp.zeros(shard_rows, jnp.float32),
         )
         num_blocks = -(-shard_rows // size)
         return jax.lax.fori_loop(0, num_blocks, write_block, empty)
