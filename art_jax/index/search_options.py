@@ -48,7 +48,6 @@ class SearchOptions:
     interpret: bool = False
 
     def __post_init__(self):
-        """Checks the values."""
         if self.method not in METHODS:
             raise ConfigError(
                 f"no search method {self.method!r}: choose of {', '.join(METHODS)}."
@@ -120,8 +119,8 @@ def group_rows(shape: SearchShape, oversampling: int) -> int:
     row_bytes = 2 * shape.width * shape.item_bytes
     rescored = num_rescored(shape, oversampling=oversampling)
     best = math.sqrt(8 * shape.shard_rows / (rescored * row_bytes))
-    power = 2 ** math.floor(math.log2(max(best, 1)))
-    return min(max(power, _MIN_GROUP_ROWS), _MAX_GROUP_ROWS, shape.shard_rows)
+    best = min(max(best, _MIN_GROUP_ROWS), _MAX_GROUP_ROWS, shape.shard_rows)
+    return 2 ** math.floor(math.log2(best))
 
 
 def block_rows(shape: SearchShape, scratch_bytes: int) -> int:

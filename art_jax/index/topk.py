@@ -14,7 +14,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 from art_jax import partitioning
 from art_jax.errors import ConfigError
-from art_jax.index import block_search, group_search, search_options
+from art_jax.index import (
+    block_search,
+    group_maxima_triton,
+    group_search,
+    search_options,
+)
 from art_jax.index.block_search import keep_best
 from art_jax.index.int8_rows import Int8Rows, norm_bounds, score_bounds
 from art_jax.index.search_options import SearchOptions, SearchShape
@@ -199,6 +204,7 @@ def check_finite(scores: np.ndarray, rows: np.ndarray) -> None:
 
 
 def _platform(mesh: Mesh) -> str:
+    """Returns "cpu", "gpu" or "tpu"."""
     return mesh.devices.flat[0].platform
 
 
@@ -229,9 +235,8 @@ def _shard_top_k(
             block_rows=search_options.block_rows(shape, options.scratch_bytes),
             **rows,
         )
-    norms = norm_bounds(queries)
 
-    def search_groups(oversampling, bound_block):
+    def search_groups(table, oversampling):
         sizes = search_options.group_sizes(
             shape,
             scratch_bytes=options.scratch_bytes,
@@ -241,32 +246,62 @@ def _shard_top_k(
         return group_search.group_top_k(
             queries,
             embeddings,
-            functools.partial(
-                group_search.scan_segment,
-                bound_block,
+            _build_segment_bounds(
+                queries,
+                table,
                 sizes=sizes,
                 passage_rows=num_rows - first_row,
+                use_kernel=method.endswith("triton"),
+                interpret=options.interpret,
             ),
             num_rescored=search_options.num_rescored(shape, oversampling=oversampling),
             sizes=sizes,
             **rows,
         )
 
-    def exact_scores(start, size):
-        block = jax.lax.dynamic_slice_in_dim(embeddings, start, size)
-        return block_search.dot_products(block, queries)
-
-    def int8_bounds(start, size):
-        block = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), int8_rows
-        )
-        return score_bounds(block, queries, norms)
-
-    if method == "groups":
-        return search_groups(1, exact_scores)[0]
-    results, next_bound = search_groups(options.int8_oversampling, int8_bounds)
+    if not method.startswith("int8"):
+        return search_groups(embeddings, 1)[0]
+    results, next_bound = search_groups(int8_rows, options.int8_oversampling)
     return jax.lax.cond(
         group_search.is_certain(results, next_bound).all(),
         lambda: results,
-        lambda: search_groups(1, exact_scores)[0],
+        lambda: search_groups(embeddings, 1)[0],
+    )
+
+
+def _build_segment_bounds(
+    queries: jax.Array,
+    table: jax.Array | Int8Rows,
+    *,
+    sizes: group_search.GroupSizes,
+    passage_rows: jax.Array,
+    use_kernel: bool,
+    interpret: bool,
+) -> group_search.SegmentBounds:
+    """Returns what bounds the groups of a segment, from one shard or its int8 rows."""
+    norms = norm_bounds(queries)
+    if use_kernel and group_maxima_triton.can_address(jax.tree.leaves(table)[0]):
+        return functools.partial(
+            group_maxima_triton.group_maxima,
+            queries,
+            table,
+            norms=norms,
+            passage_rows=passage_rows,
+            group_rows=sizes.group_rows,
+            interpret=interpret,
+        )
+
+    def bound_block(start, size):
+        block = jax.tree.map(
+            lambda leaf: block_search.slice_rows(leaf, start, size), table
+        )
+        if isinstance(block, Int8Rows):
+            return score_bounds(block, queries, norms)
+        return block_search.dot_products(block, queries)
+
+    return functools.partial(
+        group_search.scan_segment,
+        bound_block,
+        sizes=sizes,
+        passage_rows=passage_rows,
     )

@@ -9,7 +9,8 @@ import pytest
 
 from art_jax import atomic, manifest, partitioning
 from art_jax.errors import ConfigError, CorruptError
-from art_jax.index import table
+from art_jax.index import int8_rows, table
+from art_jax.index.topk import SearchOptions
 
 NUM_ROWS, WIDTH = 21, 4
 
@@ -166,3 +167,68 @@ def test_nan_is_an_error_that_names_query_or_row(mesh):
     held = dataclasses.replace(held, embeddings=bad)
     with pytest.raises(ValueError, match="row 17 of the table is NaN"):
         table.search(held, np.ones((1, WIDTH), np.float32), k=2)
+
+
+def with_int8(held):
+    quantized = int8_rows.build_quantize(held.mesh)(held.embeddings)
+    return dataclasses.replace(held, int8_rows=quantized)
+
+
+def test_int8_rows_find_the_same(mesh):
+    held = with_int8(make_table(mesh.size, "bfloat16"))
+    queries = np.random.default_rng(6).normal(size=(3, WIDTH)).astype(np.float32)
+    want = table.search(held, queries, k=4, options=SearchOptions(method="plain"))
+    found = table.search(held, queries, k=4, options=SearchOptions(method="int8"))
+    np.testing.assert_array_equal(found.rows, want.rows)
+    without = dataclasses.replace(held, int8_rows=None)
+    with pytest.raises(ConfigError, match=r"load_table\(..., int8=True\)"):
+        table.search(without, queries, k=4, options=SearchOptions(method="int8"))
+
+
+def test_int8_rows_are_made_again_on_loading(tmp_path, mesh):
+    saved = with_int8(make_table(8))
+    table.save_table(saved, tmp_path / "index")
+    assert table.load_table(tmp_path / "index", mesh).int8_rows is None
+    loaded = table.load_table(tmp_path / "index", mesh, int8=True)
+    for got, want in zip(
+        jax.tree.leaves(loaded.int8_rows),
+        jax.tree.leaves(saved.int8_rows),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got[:NUM_ROWS], want[:NUM_ROWS])
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_rows_are_written_where_they_are_held(mesh, int8):
+    held = make_table(mesh.size, "bfloat16")
+    held = with_int8(held) if int8 else held
+    want = np.array(held.embeddings)
+    rows = np.array([20, 3, -1, 3, 0], np.int32)
+    values = np.random.default_rng(7).normal(size=(5, WIDTH)).astype(np.float32)
+    values[3] = values[1]
+    sharding = held.embeddings.sharding
+    old = jax.tree.leaves((held.embeddings, held.int8_rows))
+    embeddings, quantized = table.write_rows(
+        held.embeddings, held.int8_rows, rows, values
+    )
+    want[rows[[0, 1, 4]]] = values[[0, 1, 4]].astype(want.dtype)
+    np.testing.assert_array_equal(embeddings, want)
+    assert embeddings.sharding.is_equivalent_to(sharding, 2)
+    assert all(array.is_deleted() for array in old)
+    if int8:
+        again = int8_rows.build_quantize(mesh)(embeddings)
+        jax.tree.map(np.testing.assert_array_equal, quantized, again)
+    else:
+        assert quantized is None
+
+
+def test_rows_are_written_under_jit():
+    held = make_table(2)
+
+    @jax.jit
+    def write(embeddings, rows, values):
+        return table.write_rows(embeddings, None, rows, values, mesh=held.mesh)[0]
+
+    got = write(held.embeddings, jnp.asarray([4], jnp.int32), jnp.ones((1, WIDTH)))
+    assert (np.asarray(got)[4] == 1).all()
+    np.testing.assert_array_equal(got[5:], held.embeddings[5:])
