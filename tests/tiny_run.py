@@ -137,7 +137,7 @@ def make_workspace(
     )
 
 
-def make_refresher(space):
+def make_refresher(space, **settings):
     tokens = space.evidence.token_tables["retriever"]
     return refresh.Refresher(
         encode=space.encoder.encode_passage,
@@ -149,6 +149,7 @@ def make_refresher(space):
         mesh=space.mesh,
         evidence_digest=space.evidence.digest,
         dtype="float32",
+        **settings,
     )
 
 
@@ -172,14 +173,14 @@ def make_evaluate(space):
     return evaluate
 
 
-def run_stage(a_stage, space, directory, *, evaluate=None, params=None):
+def run_stage(a_stage, space, directory, *, evaluate=None, params=None, **settings):
     """Runs a stage; returns its result and the lines it reported."""
     lines = []
     params = stage.run_stage(
         a_stage,
         space,
         init_params(space) if params is None else params,
-        refresher=make_refresher(space),
+        refresher=make_refresher(space, **settings),
         passage_side=workspace.passage_side,
         directory=directory,
         evaluate=evaluate,

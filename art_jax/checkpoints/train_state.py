@@ -11,7 +11,7 @@ one before it. Restoring verifies the digests and falls back to the newest good 
 import json
 import pathlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -37,7 +37,13 @@ def all_steps(directory: pathlib.Path) -> list[int]:
 
 
 def save_checkpoint(
-    directory: pathlib.Path, step: int, tree: Any, info: dict, *, keep: int | None
+    directory: pathlib.Path,
+    step: int,
+    tree: Any,
+    info: dict,
+    *,
+    keep: int | None,
+    save_more: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
     """Writes a checkpoint, all of it or nothing, then removes the oldest. Collective.
 
@@ -48,6 +54,8 @@ def save_checkpoint(
         info: JSON values that describe the run at that step.
         keep: how many of the newest checkpoints stay, >= 1; later steps are of an
             attempt that this run did not go on from, and go. None: all stay.
+        save_more: writes more into the checkpoint's folder, given to it; `run.json`,
+            `state` and the manifest are taken. Called on every process.
     """
     directory = pathlib.Path(directory).absolute()
     final = directory / f"checkpoint_{step}"
@@ -58,6 +66,8 @@ def save_checkpoint(
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(unfinished / "state", tree)
         checkpointer.wait_until_finished()
+    if save_more is not None:
+        save_more(unfinished)
     partitioning.barrier("checkpoint_written")
     if jax.process_index() == 0:
         text = json.dumps({**info, "step": step, "arrays": _shapes(tree)}, indent=1)

@@ -47,6 +47,7 @@ from art_jax.training.stage import Stage, run_stage
 from art_jax.types import Params
 
 DEV_DEPTHS = (1, 5, 20, 100)
+_DEFAULT_SEARCH = SearchOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def train(
     stream_tokens: bool = False,
     table_dtype: str = "bfloat16",
     search_method: str = "auto",
-    embed_chunk_tokens: int = 16_384,
+    embed_chunk_tokens: int | None = None,
     dev_split: str = "dev",
 ) -> TrainedRun:
     """Trains a retriever through its stages and writes it with its index.
@@ -128,7 +129,8 @@ def train(
         table_dtype: of the embedding table.
         search_method: of `index.search_options.SearchOptions`; "int8" and
             "int8_triton" hold the table in eight bits too.
-        embed_chunk_tokens: tokens a device embeds at a time.
+        embed_chunk_tokens: tokens a device embeds at a time; None: what devices of
+            this kind do best with.
         dev_split: held-out questions to choose the best step by, if the task has it.
     """
     folder = pathlib.Path(model_dir)
@@ -403,7 +405,7 @@ def make_workspace(
     lengths: Mapping[str, int],
     queries: QuestionTable | None,
     stream_tokens: bool,
-    search: SearchOptions,
+    search: SearchOptions = _DEFAULT_SEARCH,
 ) -> Workspace:
     """Returns what the methods are bound to, with the evidence's tokens in place."""
     for name in ("query", "passage"):
@@ -428,7 +430,9 @@ def make_workspace(
     )
 
 
-def make_refresher(workspace: Workspace, dtype: str, chunk_tokens: int) -> Refresher:
+def make_refresher(
+    workspace: Workspace, dtype: str, chunk_tokens: int | None
+) -> Refresher:
     """Returns what embeds the workspace's evidence."""
     tokens = workspace.evidence.token_tables[RETRIEVER]
     return Refresher(
@@ -442,6 +446,8 @@ def make_refresher(workspace: Workspace, dtype: str, chunk_tokens: int) -> Refre
         evidence_digest=workspace.evidence.digest,
         dtype=dtype,
         chunk_tokens=chunk_tokens,
+        int8=workspace.search.method.startswith("int8"),
+        config=workspace.encoder.config,
     )
 
 

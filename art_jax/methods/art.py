@@ -8,6 +8,7 @@ towards the teacher's. On the device it is one compiled program.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,21 @@ import numpy as np
 from art_jax import partitioning
 from art_jax.data.batches import batch_rows, check_num_examples
 from art_jax.errors import ConfigError
+from art_jax.index.rows import DeviceRows, HostRows
 from art_jax.index.topk import sharded_top_k
 from art_jax.losses import distillation
+from art_jax.methods import cached_scores, write_back
 from art_jax.methods.workspace import TEACHER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
 from art_jax.teacher.interface import Teacher
 from art_jax.training import chunks
 from art_jax.training.loop import Problem
 from art_jax.types import Params
+
+LOSS_INPUTS = ("query_tokens", "rows", "passage_tokens", "teacher_scores")
+# In how many calls a batch is scored of which no score is cached. More calls, less
+# work for nothing where few are missing.
+CALLS_A_BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +48,10 @@ class Art:
         where the towers are two, its parameters stay as they are, bit for bit.
     exclude_source: never offer a question the passage it was made from. The official
         code means to and never does, so the default is not to.
+    cache_scores: keep the teacher's scores in the stage's folder and ask it for new
+        pairs of question and passage only, which takes a stop on the host each step.
+    write_back: write the embeddings that a step makes of its passages into the table,
+        as its loss sees them, dropout included; see docs/performance.md.
     """
 
     teacher: Teacher
@@ -50,6 +62,8 @@ class Art:
     train_query_tower: bool = True
     train_passage_tower: bool = True
     exclude_source: bool = False
+    cache_scores: bool = False
+    write_back: bool = False
 
     def bind(
         self,
@@ -68,14 +82,13 @@ class Art:
             seed: of the batches.
             num_chunks: parts of a batch that the loss is given one after the other;
                 the batch is searched for and scored whole.
-            directory: of the stage.
+            directory: of the stage; scores are kept in its `teacher_scores`.
 
         Raises:
             ConfigError: K is above the number of passages, there are no questions, or
                 the batch does not fit them or the mesh.
         """
         self.check(workspace, batch_size, num_chunks)
-        del directory
         queries, evidence = workspace.queries, workspace.evidence
         tokenizer = workspace.tokenizers[TEACHER]
         teacher_params = self.teacher.load(
@@ -91,7 +104,21 @@ class Art:
             "query_tokens": queries.tokens,
             "teacher_questions": self.teacher.question_rows(tokenizer, queries.texts),
             "excluded_rows": self._excluded_rows(workspace),
+            "questions": np.arange(queries.num_questions, dtype=np.int32),
         }
+        cache = score_pairs = None
+        if self.cache_scores:
+            cache = cached_scores.open_cache(
+                directory / "teacher_scores", workspace, self.teacher
+            )
+            score_pairs = cached_scores.build_score_pairs(
+                self.teacher,
+                teacher_params,
+                workspace,
+                examples["teacher_questions"],
+                token_rows.pop("teacher_tokens"),
+                pairs_a_call=max(1, batch_size * self.num_passages // CALLS_A_BATCH),
+            )
 
         def make_batch(step: int) -> dict[str, jax.Array]:
             rows = batch_rows(queries.num_questions, batch_size, seed=seed, step=step)
@@ -110,26 +137,31 @@ class Art:
                 return arrays
             return arrays | {name: rows.tokens for name, rows in token_rows.items()}
 
-        retrieve = functools.partial(self.retrieve, workspace, num_chunks=num_chunks)
-
-        def prepare(params, batch, resources, key):
-            if "rows" not in batch:
-                batch = batch | {"rows": retrieve(params, batch, resources, key)}
-            for name, held in token_rows.items():
-                if name not in batch:
-                    held = dataclasses.replace(held, tokens=resources[name])
-                    batch = batch | {name: held.gather(batch["rows"])}
-            return self.score(batch, resources)
+        prepare = functools.partial(
+            self.prepare, workspace, token_rows, num_chunks=num_chunks
+        )
 
         @jax.jit
         def find(train, batch, resources, key):
             key = jax.random.fold_in(key, train.step)
-            return retrieve(train.params, batch, resources, key)
+            return self.retrieve(
+                workspace, train.params, batch, resources, key, num_chunks=num_chunks
+            )
 
         def complete(train, batch, resources, key):
             rows = partitioning.to_host(find(train, batch, resources, key))
-            tokens = {name: held.gather(rows) for name, held in token_rows.items()}
-            return batch | tokens | workspace.put_batch({"rows": rows})
+            more = {"rows": rows}
+            if cache is not None:
+                questions = partitioning.to_host(batch["questions"])
+                more["teacher_scores"] = cached_scores.score_batch(
+                    cache, score_pairs, questions, rows
+                )
+            batch = batch | workspace.put_batch(more)
+            if not workspace.stream_tokens:
+                return batch
+            return batch | {
+                name: held.gather(rows) for name, held in token_rows.items()
+            }
 
         def loss(params, batch, resources, key):
             return self.loss(workspace.encoder, params, batch, key)
@@ -139,7 +171,9 @@ class Art:
             loss,
             prepare,
             resources,
-            complete if workspace.stream_tokens else None,
+            complete if workspace.stream_tokens or self.cache_scores else None,
+            write_back=write_back.write_back if self.write_back else None,
+            flush=cache.flush if self.cache_scores else lambda: None,
             frozen=() if workspace.encoder.shared else self._frozen_towers(),
         )
 
@@ -211,22 +245,57 @@ class Art:
             int8_rows=resources["int8_rows"],
         ).rows
 
+    def prepare(
+        self,
+        workspace: Workspace,
+        token_rows: Mapping[str, DeviceRows | HostRows],
+        params: Params,
+        batch,
+        resources,
+        key: jax.Array,
+        *,
+        num_chunks: int = 1,
+    ) -> dict[str, jax.Array]:
+        """Returns what `loss` takes of a batch: passages found, and their scores.
+
+        Args:
+            workspace: the parts of the run.
+            token_rows: passage_tokens and teacher_tokens, as `resources` holds them.
+            params: the retriever's.
+            batch: query_tokens [B, Q], teacher_questions [B, T], excluded_rows [B, E];
+                int32. What it has of the result is taken as it is.
+            resources: as for `retrieve` and `score`, and the tokens of `token_rows`.
+            key: the step's.
+            num_chunks: in which the loss will be given the batch.
+        """
+        if "rows" not in batch:
+            rows = self.retrieve(
+                workspace, params, batch, resources, key, num_chunks=num_chunks
+            )
+            batch = batch | {"rows": rows}
+        for name, held in token_rows.items():
+            if name not in batch:
+                held = dataclasses.replace(held, tokens=resources[name])
+                batch = batch | {name: held.gather(batch["rows"])}
+        return self.score(batch, resources)
+
     def score(self, batch, resources) -> dict[str, jax.Array]:
         """Returns what `loss` takes of a batch, with teacher_scores, [B, K] float32.
 
         Args:
-            batch: as for `loss`, and teacher_questions [B, T], teacher_tokens
-                [B, K, tokens] in place of the scores; int32.
+            batch: as for `loss`, or with teacher_questions [B, T], teacher_tokens
+                [B, K, tokens], int32, in place of the scores.
             resources: teacher_params among them.
         """
-        scores_BK = self.teacher.score(
-            resources["teacher_params"],
-            batch["teacher_questions"],
-            batch["teacher_tokens"],
-            passage_rows=batch["rows"],
-        )
-        names = ("query_tokens", "rows", "passage_tokens")
-        return {name: batch[name] for name in names} | {"teacher_scores": scores_BK}
+        if "teacher_scores" not in batch:
+            scores_BK = self.teacher.score(
+                resources["teacher_params"],
+                batch["teacher_questions"],
+                batch["teacher_tokens"],
+                passage_rows=batch["rows"],
+            )
+            batch = batch | {"teacher_scores": scores_BK}
+        return {name: batch[name] for name in LOSS_INPUTS}
 
     def loss(
         self, encoder: DualEncoder, params: Params, batch, key: jax.Array
@@ -241,7 +310,7 @@ class Art:
             key: consumed, for dropout.
 
         Returns:
-            The loss in nats, and metrics.
+            The loss in nats, and metrics; with `write_back`, what that takes too.
         """
         query_key, passage_key = self._keys(key)
         queries_BD = encoder.encode_query(params, batch["query_tokens"], key=query_key)
@@ -281,6 +350,9 @@ class Art:
             ).mean(),
             "agreement": (best_of_teacher == best_of_student).mean(),
         }
+        if self.write_back:
+            metrics[write_back.ROWS] = batch["rows"]
+            metrics[write_back.EMBEDDINGS] = jax.lax.stop_gradient(passages_BKD)
         return losses_B.mean(), metrics
 
     def _keys(self, key: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:

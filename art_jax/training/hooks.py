@@ -11,11 +11,16 @@ import jax.numpy as jnp
 
 from art_jax.checkpoints import train_state
 from art_jax.errors import ConfigError
-from art_jax.index.refresh import Refresher, refresh
+from art_jax.index.progress import make_progress
+from art_jax.index.refresh import Refresher, check_table, refresh, refresh_slice
+from art_jax.index.table import load_table, save_table
 from art_jax.training import preemption
 from art_jax.training.loop import Best, Hook, Observer, RunState, copy_params
 from art_jax.training.metrics import DEV_PREFIX, MetricsWriter
 from art_jax.types import Params
+
+# Folder of a checkpoint in which a table lies that no one step's weights made.
+TABLE = "table"
 
 
 def refresh_hook(
@@ -25,6 +30,7 @@ def refresh_hook(
     every_steps: int,
     last_step: int,
     report: Callable[[str], None],
+    parts: pathlib.Path | None = None,
 ) -> Hook:
     """Returns a hook that embeds the evidence again every so many steps.
 
@@ -34,7 +40,9 @@ def refresh_hook(
             `refresher.encode` takes it.
         every_steps: refresh at step 0 and each multiple of this.
         last_step: refresh at this one too.
-        report: told one line after each refresh.
+        report: told one line after each refresh, and more during a long one.
+        parts: a folder where finished parts of a refresh are kept until it is done, so
+            that a run killed during one does not begin it anew. None: nowhere.
     """
 
     def hook(run: RunState, step: int) -> RunState:
@@ -49,7 +57,8 @@ def refresh_hook(
             params,
             step=step,
             generation=0 if run.table is None else run.table.generation + 1,
-            on_progress=lambda num_rows: preemption.poll(),
+            on_progress=watch_refresh(refresher, report),
+            parts=parts,
         )
         seconds = time.monotonic() - started
         report(
@@ -59,6 +68,62 @@ def refresh_hook(
         return dataclasses.replace(run, table=table, table_params=params)
 
     return hook
+
+
+def rolling_hook(
+    refresher: Refresher,
+    passage_side: Callable[[Params], Params],
+    *,
+    every_steps: int,
+    refresh_all: Hook,
+) -> Hook:
+    """Returns a hook that embeds a slice of the evidence again before each step.
+
+    No row is older than `every_steps`, and no step waits for a whole refresh.
+
+    Args:
+        refresher: what stays the same.
+        passage_side: as for `refresh_hook`.
+        every_steps: slices of the whole, one a step.
+        refresh_all: makes the first table.
+    """
+
+    def hook(run: RunState, step: int) -> RunState:
+        if run.table is None:
+            return refresh_all(run, step)
+        if run.table.table_step == step:
+            return run
+        table = refresh_slice(
+            refresher,
+            passage_side(run.train.params),
+            run.table,
+            slice_index=step % every_steps,
+            num_slices=every_steps,
+        )
+        return dataclasses.replace(run, table=table, table_params=None)
+
+    return hook
+
+
+def watch_refresh(
+    refresher: Refresher, report: Callable[[str], None]
+) -> Callable[[int], None]:
+    """Returns an `on_progress` that stops for a signal, and reports a long refresh."""
+    held = []
+
+    def report_from_the_second(line: str) -> None:
+        held.append(line)
+        if len(held) > 1:
+            for line in held if len(held) == 2 else held[-1:]:
+                report(line)
+
+    progress = make_progress(refresher, report_from_the_second)
+
+    def watch(num_rows: int) -> None:
+        preemption.poll()
+        progress(num_rows)
+
+    return watch
 
 
 def evaluate_hook(
@@ -151,7 +216,7 @@ def save_run(
     train_steps: int,
     keep: int,
 ) -> None:
-    """Saves all a resumed run needs; the table as the weights that made it.
+    """Saves all a resumed run needs; the table as the weights that made it, if any did.
 
     Args:
         directory: of the run's checkpoints.
@@ -162,10 +227,14 @@ def save_run(
         keep: checkpoints that stay.
     """
     tree = {"train": run.train}
-    table = None
+    table = save_more = None
     if run.table is not None:
-        tree["table_params"] = run.table_params
+        if run.table_params is None:
+            save_more = lambda folder: save_table(run.table, folder / TABLE)  # noqa: E731
+        else:
+            tree["table_params"] = run.table_params
         table = {
+            "is_saved": run.table_params is None,
             "generation": run.table.generation,
             "step": run.table.table_step,
             "evidence_digest": run.table.evidence_digest,
@@ -177,7 +246,9 @@ def save_run(
         "table": table,
         "best": best,
     }
-    train_state.save_checkpoint(directory, step, tree, info, keep=keep)
+    train_state.save_checkpoint(
+        directory, step, tree, info, keep=keep, save_more=save_more
+    )
 
 
 def check_same_evidence(directory: pathlib.Path, info: dict, digest: str) -> None:
@@ -206,7 +277,7 @@ def resume_run(
     """Returns a saved run.
 
     The table in use is built again from the weights that made it, which on the same
-    devices gives the same bits.
+    devices gives the same bits, or read where it holds rows of several steps.
 
     Args:
         directory: of the run's checkpoints.
@@ -220,7 +291,9 @@ def resume_run(
     """
     held = info["table"]
     tree = {"train": fresh.train}
-    if held is not None:
+    # Checkpoints written before there were saved tables do not say.
+    is_saved = held is not None and held.get("is_saved", False)
+    if held is not None and not is_saved:
         tree["table_params"] = passage_side(fresh.train.params)
     tree = train_state.restore_checkpoint(
         directory, info, jax.tree.map(abstract_leaf, tree)
@@ -228,7 +301,12 @@ def resume_run(
     run = RunState(
         train=tree["train"], best=None if info["best"] is None else Best(**info["best"])
     )
-    if held is not None:
+    if is_saved:
+        path = pathlib.Path(directory) / f"checkpoint_{info['step']}" / TABLE
+        table = load_table(path, refresher.mesh, verify=False, int8=refresher.int8)
+        check_table(refresher, table)
+        run = dataclasses.replace(run, table=table)
+    elif held is not None:
         table = refresh(
             refresher,
             tree["table_params"],

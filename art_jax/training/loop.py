@@ -36,7 +36,8 @@ class RunState:
     train: step, parameters, optimiser.
     table: the embedding table in use, None before the first refresh.
     table_params: copies of the parameters that made it, from which a resumed run
-        rebuilds it bit for bit.
+        rebuilds it bit for bit. None: its rows are of several steps, so a checkpoint
+        holds the table itself.
     best: None before the first evaluation.
     """
 
@@ -48,6 +49,9 @@ class RunState:
 
 Hook = Callable[[RunState, int], RunState]  # (run, step) -> run
 Observer = Callable[[int, dict], None]  # (steps done, metrics on the device)
+
+
+WriteBack = Callable[[EmbeddingTable, dict], tuple[EmbeddingTable, dict]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Problem:
     resources: table -> the arrays the loss reads and does not train.
     complete: (train state, batch, resources, key) -> batch, run before the update;
         for what cannot happen on the device, such as reading a memory map.
+    write_back: (table, metrics) -> (table, metrics), run after the update; writes
+        embeddings that the step made into the table and leaves the other metrics.
+    flush: called before each save; puts on disk what the method keeps there.
     frozen: names at the top of the parameter tree whose arrays stay as they are. A
         zero gradient is not enough: weight decay would still shrink them.
     """
@@ -71,6 +78,8 @@ class Problem:
     prepare: PrepareFn | None = None
     resources: Callable[[EmbeddingTable | None], Resources] = lambda table: ()
     complete: Callable[[TrainState, Batch, Resources, jax.Array], Batch] | None = None
+    write_back: WriteBack | None = None
+    flush: Callable[[], None] = lambda: None
     frozen: tuple[str, ...] = ()
 
 
@@ -121,6 +130,9 @@ def run_steps(
                 batch = problem.complete(run.train, batch, resources, key)
             train, metrics = update(run.train, batch, resources, key)
             run = dataclasses.replace(run, train=train)
+            if problem.write_back is not None:
+                table, metrics = problem.write_back(run.table, metrics)
+                run = dataclasses.replace(run, table=table, table_params=None)
             step += 1
             boundary_done = False
             for observer in observers:

@@ -30,6 +30,11 @@ class Stage:
         other, in the memory of one; T5X's num_microbatches.
     optimizer: builds the optax transformation.
     refresh_every_steps: steps between two tables.
+    rolling_refresh: embed an equal slice of the evidence again before each step
+        instead of all of it now and then; after `refresh_every_steps` all of it is.
+        Evaluations read the table as it is, so a step is chosen by it.
+    keep_refresh_parts: write finished parts of a refresh to disk until it is done, so
+        that a run killed during one need not begin it anew; for large evidence.
     eval_every_steps: steps between two evaluations; a multiple of
         `refresh_every_steps`, so that no evaluation reads a stale table.
     save_every_steps: steps between two checkpoints.
@@ -48,6 +53,8 @@ class Stage:
     num_chunks: int = 1
     optimizer: AdamW = AdamW()
     refresh_every_steps: int = 500
+    rolling_refresh: bool = False
+    keep_refresh_parts: bool = False
     eval_every_steps: int = 500
     save_every_steps: int = 500
     log_every_steps: int = 10
@@ -151,6 +158,7 @@ def run_stage(
         )
 
     def save(run: loop.RunState, step: int, boundary_done: bool) -> None:
+        problem.flush()
         hooks.save_run(
             checkpoints,
             run,
@@ -169,15 +177,22 @@ def run_stage(
         )
 
     last_step = stage.train_steps
-    run_hooks = [
-        hooks.refresh_hook(
+    refresh = hooks.refresh_hook(
+        refresher,
+        passage_side,
+        every_steps=stage.refresh_every_steps,
+        last_step=last_step,
+        report=report,
+        parts=directory / "refresh_parts" if stage.keep_refresh_parts else None,
+    )
+    if stage.rolling_refresh:
+        refresh = hooks.rolling_hook(
             refresher,
             passage_side,
             every_steps=stage.refresh_every_steps,
-            last_step=last_step,
-            report=report,
+            refresh_all=refresh,
         )
-    ]
+    run_hooks = [refresh]
     if evaluate is None:
         run_hooks.append(hooks.keep_last_hook(save_best, last_step=last_step))
     else:

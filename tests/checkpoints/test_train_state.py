@@ -73,6 +73,22 @@ def test_arrays_come_back_bit_for_bit_on_any_devices(tmp_path, saved_on, restore
         assert got.sharding == want.sharding
 
 
+def test_more_of_a_checkpoint_is_watched_as_the_rest(tmp_path):
+    def save_more(folder):
+        (folder / "more").mkdir()
+        (folder / "more" / "file").write_bytes(b"something")
+
+    for step in (5, 10):
+        train_state.save_checkpoint(
+            tmp_path, step, make_tree(), {}, keep=2, save_more=save_more
+        )
+    file = tmp_path / "checkpoint_10" / "more" / "file"
+    assert file.read_bytes() == b"something"
+    assert train_state.read_info(tmp_path)["step"] == 10
+    file.write_bytes(b"somethink")
+    assert train_state.read_info(tmp_path)["step"] == 5
+
+
 def test_the_newest_are_kept(tmp_path):
     for step in (1, 2, 10, 20):
         train_state.save_checkpoint(tmp_path, step, make_tree(), {}, keep=2)

@@ -23,7 +23,7 @@ from art_jax.training.stage import Stage
 STEPS, INTERVAL = 12, 4
 
 
-def make_stage(method):
+def make_stage(method, **settings):
     return Stage(
         "stage",
         method,
@@ -36,6 +36,7 @@ def make_stage(method):
         log_every_steps=1,
         choose_by="top_1_accuracy",
         seed=7,
+        **settings,
     )
 
 
@@ -70,12 +71,20 @@ def die():
     raise KeyboardInterrupt
 
 
-def run_stage(tiny, evidence, encoder, method, directory, *, signal_at=None):
+def run_stage(
+    tiny, evidence, encoder, method, directory, *, signal_at=None, **settings
+):
     """Runs with objects of its own; returns the result and what was watched."""
     space = tiny.make_workspace(evidence, partitioning.make_mesh(2), encoder)
     watch = Watch(tiny.make_evaluate(space), signal_at)
     with preemption.watch_signals():
-        params, _ = tiny.run_stage(make_stage(method), space, directory, evaluate=watch)
+        params, _ = tiny.run_stage(
+            make_stage(method, **settings),
+            space,
+            directory,
+            evaluate=watch,
+            chunk_tokens=64,  # a few rows, so that a slice is less than all
+        )
     return jax.device_get(params), watch.runs
 
 
@@ -91,21 +100,52 @@ def assert_same_end(tiny, got, want, directory, want_directory):
     assert records == want_records
 
 
-def test_art_stopped_amid_a_refresh_interval(tiny, tiny_evidence, tmp_path):
-    method = Art(tiny.TEACHER, num_passages=6, teacher_scale=8.0)
+@pytest.mark.parametrize(
+    ("of_method", "of_stage"),
+    [
+        ({}, {}),
+        ({"write_back": True}, {"rolling_refresh": True, "num_chunks": 2}),
+        ({"write_back": True}, {"keep_refresh_parts": True}),
+        ({"cache_scores": True}, {}),
+    ],
+    ids=["plain", "written-back-and-rolling", "written-back", "cached"],
+)
+def test_art_stopped_amid_a_refresh_interval(
+    tiny, tiny_evidence, tmp_path, of_method, of_stage
+):
+    method = Art(tiny.TEACHER, num_passages=6, teacher_scale=8.0, **of_method)
     encoder = tiny.bag_encoder()
-    want = run_stage(tiny, tiny_evidence, encoder, method, tmp_path / "whole")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    want = run_stage(tiny, tiny_evidence, encoder, method, whole, **of_stage)
     assert sorted(want[1]) == [0, 4, 8, 12]
 
     stopped = tiny.Interrupted(method, at=5, happens=send_sigterm)
     with pytest.raises(PreemptedError, match="SIGTERM"):
-        run_stage(tiny, tiny_evidence, encoder, stopped, tmp_path / "parts")
-    info = train_state.read_info(tmp_path / "parts" / "checkpoints")
+        run_stage(tiny, tiny_evidence, encoder, stopped, parts, **of_stage)
+    info = train_state.read_info(parts / "checkpoints")
     assert info["step"] == 6
-    assert info["table"]["step"] == 4  # The table it needs is not of its weights.
+    is_whole = not of_stage.get("rolling_refresh")
+    # The table it needs is not of its weights.
+    assert info["table"]["step"] == (4 if is_whole else 0)
+    assert info["table"]["is_saved"] == method.write_back
 
-    got = run_stage(tiny, tiny_evidence, encoder, method, tmp_path / "parts")
-    assert_same_end(tiny, got, want, tmp_path / "parts", tmp_path / "whole")
+    got = run_stage(tiny, tiny_evidence, encoder, method, parts, **of_stage)
+    assert_same_end(tiny, got, want, parts, whole)
+
+
+def test_a_damaged_table_in_a_checkpoint_is_passed_over(tiny, tiny_evidence, tmp_path):
+    method = Art(tiny.TEACHER, num_passages=6, write_back=True)
+    stopped = tiny.Interrupted(method, at=5)
+    with pytest.raises(PreemptedError):
+        run_stage(tiny, tiny_evidence, tiny.bag_encoder(), stopped, tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    assert train_state.read_info(checkpoints)["step"] == 5
+    files = (checkpoints / "checkpoint_5" / "table" / "embeddings").iterdir()
+    file = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert train_state.read_info(checkpoints)["step"] == 4
 
 
 @pytest.fixture(scope="module")

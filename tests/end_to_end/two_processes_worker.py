@@ -159,7 +159,13 @@ def main(directory: pathlib.Path) -> None:
         return stage.run_stage(
             stage.Stage(
                 "art",
-                art.Art(teacher, num_passages=4, teacher_scale=8.0),
+                art.Art(
+                    teacher,
+                    num_passages=4,
+                    teacher_scale=8.0,
+                    write_back=True,
+                    cache_scores=space.stream_tokens,
+                ),
                 train_steps=TRAIN_STEPS,
                 batch_size=BATCH_SIZE,
                 # The loss does not depend on the passages' common part, whose gradient
@@ -191,7 +197,7 @@ def main(directory: pathlib.Path) -> None:
         jax.random.key(0)
     )
     # One process of several gets a signal and all stop; all go on from there, with
-    # the tokens streamed where they were in device memory.
+    # the tokens streamed where they were in device memory, and scores kept.
     try:
         with preemption.watch_signals():
             run_art(space, params, evaluate_and_stop)

@@ -14,6 +14,7 @@ from art_jax.data.batches import batch_rows
 from art_jax.data.layouts import Layout, layout_lengths, layout_rows
 from art_jax.errors import ConfigError
 from art_jax.index.refresh import refresh
+from art_jax.index.search_options import SearchOptions
 from art_jax.index.table import search
 from art_jax.methods.art import Art
 from art_jax.methods.workspace import TEACHER, passage_side
@@ -285,6 +286,22 @@ def test_the_source_is_left_out_only_where_asked(
         np.testing.assert_array_equal(rows, want)
 
 
+@pytest.mark.parametrize("method", ["plain", "int8"])
+def test_how_the_table_is_searched_changes_no_row(tiny, space, params, method):
+    found = []
+    for search_method in ("auto", method):
+        searched = dataclasses.replace(space, search=SearchOptions(search_method))
+        refresher = tiny.make_refresher(space, int8=search_method == "int8")
+        side = passage_side(tiny.init_params(space, 1))
+        table = refresh(refresher, side, step=0, generation=0)
+        problem = DEFAULT.bind(searched, batch_size=BATCH, seed=SEED)
+        batch, resources = problem.make_batch(0), problem.resources(table)
+        assert (resources["int8_rows"] is not None) == (search_method == "int8")
+        retrieve = jax.jit(functools.partial(DEFAULT.retrieve, searched))
+        found.append(retrieve(params, batch, resources, jax.random.key(0)))
+    np.testing.assert_array_equal(*found)
+
+
 def test_slots_without_a_passage_are_as_if_they_were_not_there(space, params):
     rng = np.random.default_rng(0)
     batch = {
@@ -444,6 +461,30 @@ def test_chunks_of_a_batch_give_its_gradient(
     got = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
     # Parameters of size 1 hold a gradient of about .01 to 1e-7.
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=3e-7), got, grads)
+
+
+def test_what_a_step_embedded_is_written_back(tiny, space, params):
+    art = dataclasses.replace(DEFAULT, write_back=True)
+    problem = art.bind(space, batch_size=BATCH, seed=SEED, num_chunks=2)
+    state, step = start(tiny, space, problem, optax.sgd(0.5), num_chunks=2)
+    table = make_table(tiny, space, 1)
+    before = np.asarray(table.embeddings)
+    batch, resources = problem.make_batch(0), problem.resources(table)
+    found = jax.jit(functools.partial(art.retrieve, space))(
+        params, batch, resources, jax.random.key(0)
+    )
+    fresh = np.asarray(make_table(tiny, space, 0).embeddings)
+    state, metrics = step(state, batch, resources, jax.random.key(0))
+    table, metrics = problem.write_back(table, metrics)
+    want = before.copy()
+    rows = np.unique(found)
+    want[rows] = fresh[rows]  # by the weights that the step was given
+    assert len(rows) < len(before)
+    np.testing.assert_allclose(table.embeddings, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        np.delete(table.embeddings, rows, axis=0), np.delete(before, rows, axis=0)
+    )
+    assert all(value.ndim == 0 for value in metrics.values())
 
 
 def test_remat_keeps_less_and_replays_the_dropout_it_drew(tiny):

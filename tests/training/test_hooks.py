@@ -21,13 +21,14 @@ def run_of(step):
 def refresh_hook(monkeypatch):
     """A hook every four steps whose tables are only what they were made of."""
 
-    def refresh(refresher, params, *, step, generation, on_progress):
+    def refresh(refresher, params, *, step, generation, on_progress, parts):
         on_progress(0)
         return types.SimpleNamespace(
             table_step=step, generation=generation, params=params, num_rows=1
         )
 
     monkeypatch.setattr(hooks, "refresh", refresh)
+    monkeypatch.setattr(hooks, "make_progress", lambda *_: lambda num_rows: None)
     return hooks.refresh_hook(
         None, lambda tree: tree, every_steps=4, last_step=LAST_STEP, report=print
     )
@@ -47,6 +48,41 @@ def test_refreshes_at_multiples_and_at_the_last_step(refresh_hook):
 def test_does_not_refresh_twice_at_a_step(refresh_hook):
     run = refresh_hook(run_of(4), 4)
     assert refresh_hook(run, 4) is run
+
+
+def test_a_rolling_refresh_makes_one_slice_a_step(refresh_hook, monkeypatch):
+    made = []
+
+    def refresh_slice(refresher, params, table, *, slice_index, num_slices):
+        made.append((float(params["w"]), slice_index, num_slices))
+        return table
+
+    monkeypatch.setattr(hooks, "refresh_slice", refresh_slice)
+    hook = hooks.rolling_hook(
+        None, lambda tree: tree, every_steps=3, refresh_all=refresh_hook
+    )
+    run = hook(run_of(0), 0)
+    assert run.table.table_step == 0
+    assert run.table_params is not None
+    assert hook(run, 0) is run  # As after a kill between this hook and the save.
+    for step in range(1, 5):
+        run = hook(dataclasses.replace(run, train=run_of(step).train), step)
+    assert made == [(1, 1, 3), (2, 2, 3), (3, 0, 3), (4, 1, 3)]
+    assert run.table_params is None  # No weights make this table again.
+
+
+def test_only_a_refresh_that_takes_long_is_reported_while_it_runs(monkeypatch):
+    def make_progress(refresher, report):
+        report("begins")
+        return lambda num_rows: report(f"at {num_rows}")
+
+    monkeypatch.setattr(hooks, "make_progress", make_progress)
+    lines = []
+    watch = hooks.watch_refresh(None, lines.append)
+    assert lines == []
+    watch(3)
+    watch(5)
+    assert lines == ["begins", "at 3", "at 5"]
 
 
 def evaluator(values, **settings):

@@ -175,6 +175,28 @@ def test_a_batch_is_completed_before_its_update_with_the_key_the_loss_gets():
     assert float(metrics[0]["loss"]) == (2 * 10 + 1) ** 2
 
 
+def test_what_a_step_writes_back_is_in_the_next_ones_table():
+    seen = []
+
+    def write_back(table, metrics):
+        seen.append(table)
+        return metrics.pop("drawn"), metrics
+
+    problem = dataclasses.replace(counted([]), write_back=write_back)
+    fresh, _ = start()
+    metrics = []
+    run = run_steps(
+        [],
+        problem=problem,
+        run=dataclasses.replace(fresh, table="first", table_params={"w": 1}),
+        observers=[lambda step, some: metrics.append(some)],
+    )
+    assert seen[0] == "first"
+    assert run.table is not seen[1] is not seen[0]
+    assert run.table_params is None
+    assert all("drawn" not in some for some in metrics)
+
+
 def test_too_many_skipped_steps_in_a_row_stop_the_run():
     nan_from = 2
     problem = dataclasses.replace(

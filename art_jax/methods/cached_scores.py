@@ -1,0 +1,118 @@
+"""Teacher scores looked up on the host; the teacher is asked for the others only."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from art_jax import partitioning
+from art_jax.index.rows import DeviceRows, HostRows
+from art_jax.methods.workspace import TEACHER, Workspace
+from art_jax.teacher.interface import Teacher
+from art_jax.teacher.score_cache import ScoreCache
+from art_jax.types import Params
+
+# (questions [n] int, rows [n] int32) -> [n] float32, on the host
+ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def open_cache(
+    directory: pathlib.Path, workspace: Workspace, teacher: Teacher
+) -> ScoreCache:
+    """Returns the scores kept in a folder, which is made where there is none.
+
+    Raises:
+        ConfigError: it holds scores of another teacher, other passages or questions.
+    """
+    questions = hashlib.sha256()
+    for text in workspace.queries.texts:
+        questions.update(text.encode() + b"\0")
+    key = {
+        "teacher": teacher.digest(workspace.tokenizers[TEACHER]),
+        "evidence": workspace.evidence.digest,
+        "questions": questions.hexdigest(),
+    }
+    return ScoreCache.open(directory, key)
+
+
+def score_batch(
+    cache: ScoreCache,
+    score_pairs: ScorePairs,
+    questions: np.ndarray,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """Returns the scores of a batch, [B, K] float32; 0 where there is no passage.
+
+    Collective: after a kill one process may know more than another, so that the first
+    looks up for all, and keeps what all are told.
+
+    Args:
+        cache: asked first, and given what it did not know.
+        score_pairs: asks the teacher, which is to be a function of its pair alone.
+        questions: [B] int, numbers of the questions.
+        rows: [B, K] int32, rows of the table; -1 for none.
+    """
+    scores = cache.lookup(questions, rows)
+    if jax.process_count() > 1:
+        scores = multihost_utils.broadcast_one_to_all(scores)
+    scores = np.where(rows >= 0, scores, np.float32(0))
+    where = np.nonzero(np.isnan(scores))
+    if len(where[0]):
+        some_questions, some_rows = questions[where[0]], rows[where]
+        found = score_pairs(some_questions, some_rows)
+        if jax.process_index() == 0:
+            cache.add(some_questions, some_rows[:, None], found[:, None])
+        scores[where] = found
+    return scores
+
+
+def build_score_pairs(
+    teacher: Teacher,
+    params: Params,
+    workspace: Workspace,
+    question_rows: np.ndarray,
+    passages: DeviceRows | HostRows,
+    *,
+    pairs_a_call: int,
+) -> ScorePairs:
+    """Returns what asks the teacher for any number of pairs, compiled once.
+
+    Args:
+        teacher: the teacher.
+        params: its parameters.
+        workspace: the parts of the run.
+        question_rows: [n, T] int32, every question as the teacher reads it.
+        passages: the evidence as the teacher reads it.
+        pairs_a_call: at most; rounded up to a multiple of the data axis. The last call
+            is filled up.
+    """
+    data_size = workspace.mesh.shape[partitioning.DATA_AXIS]
+    size = -(-pairs_a_call // data_size) * data_size
+    is_placed = not workspace.stream_tokens
+
+    @jax.jit
+    def score(params, question_tokens, tokens, rows_P1):
+        if is_placed:
+            tokens = dataclasses.replace(passages, tokens=tokens).gather(rows_P1)
+        return teacher.score(params, question_tokens, tokens, passage_rows=rows_P1)
+
+    def score_pairs(questions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        scores = []
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            num_pairs = len(rows[part])
+            filled = np.full((size, 1), -1, np.int32)
+            filled[:num_pairs, 0] = rows[part]
+            numbers = np.zeros(size, np.int64)
+            numbers[:num_pairs] = questions[part]
+            tokens = passages.tokens if is_placed else passages.gather(filled)
+            batch = workspace.put_batch({"q": question_rows[numbers], "r": filled})
+            found = score(params, batch["q"], tokens, batch["r"])
+            scores.append(partitioning.to_host(found)[:num_pairs, 0])
+        return np.concatenate(scores)
+
+    return score_pairs
