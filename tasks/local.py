@@ -17,12 +17,11 @@ import json
 import os
 from collections.abc import Sequence
 
-from art_jax.data import preprocessors, sources, vocabularies
+from art_jax.tasks import registration
+
+from art_jax.data import sources
 from art_jax.data.host_tensorflow import seqio
 from art_jax.errors import ConfigError
-from art_jax.evaluation import evaluator
-
-DEFAULT_KS = (1, 5, 20, 50, 100)
 
 
 def local_task(
@@ -30,7 +29,7 @@ def local_task(
     dev: str | os.PathLike | None = None,
     test: str | os.PathLike | None = None,
     *,
-    ks: Sequence[int] = DEFAULT_KS,
+    ks: Sequence[int] = registration.DEFAULT_KS,
     match: str = "string",
 ) -> str:
     """The name of the task over these files, registered at the first call with them.
@@ -57,20 +56,10 @@ def local_task(
     identity = json.dumps([files, list(ks), match])
     name = f"local_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if name not in seqio.TaskRegistry.names():
-        _register(name, files, tuple(ks), match)
+        registration.add_task(
+            name, sources.file_readers(files), ks=tuple(ks), match=match
+        )
     return name
-
-
-def _register(name, files, ks, match):
-    seqio.TaskRegistry.add(
-        name,
-        source=sources.question_source(files),
-        preprocessors=[preprocessors.tokenize_questions],
-        output_features={
-            "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
-        },
-        metric_objs=[evaluator.TopKAccuracy(ks=ks, match=match)],
-    )
 
 
 def question_file(split):
@@ -78,12 +67,12 @@ def question_file(split):
     return sources.find_question_file(sources.data_directory(), split)
 
 
-_register(
+registration.add_task(
     "local_questions",
-    {
-        split: functools.partial(question_file, split)
-        for split in ("train", "dev", "test")
-    },
-    DEFAULT_KS,
-    "string",
+    sources.file_readers(
+        {
+            split: functools.partial(question_file, split)
+            for split in ("train", "dev", "test")
+        }
+    ),
 )

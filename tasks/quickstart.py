@@ -6,9 +6,9 @@ passage is right is known to the splits dev and test alone.
 
 import functools
 
-from art_jax.data import preprocessors, sources, vocabularies
-from art_jax.data.host_tensorflow import seqio
-from art_jax.evaluation import evaluator
+from art_jax.tasks import registration
+
+from art_jax.data import sources
 
 
 def question_file(split):
@@ -16,17 +16,13 @@ def question_file(split):
     return sources.data_directory() / "quickstart" / f"{split}.jsonl"
 
 
-seqio.TaskRegistry.add(
+registration.add_task(
     "art_quickstart",
-    source=sources.question_source(
+    sources.file_readers(
         {
             split: functools.partial(question_file, split)
             for split in ("train", "dev", "test")
         }
     ),
-    preprocessors=[preprocessors.tokenize_questions],
-    output_features={
-        "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
-    },
-    metric_objs=[evaluator.TopKAccuracy(ks=(1, 5, 20, 100))],
+    ks=(1, 5, 20, 100),
 )

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from art_jax.data.questions import FORMATS, Question, read_questions
 from art_jax.errors import ConfigError
@@ -62,26 +62,39 @@ def find_question_file(directory: str | os.PathLike, split: str) -> pathlib.Path
     return found[0]
 
 
-def question_source(files: Mapping[str, QuestionFile]):
-    """A SeqIO source (`seqio.FunctionDataSource`) over one file of questions a split.
-
-    Examples come in the file's order. A source has a single shard; its iterators can be
-    saved, up to the tokenising preprocessor, which cannot.
+def file_readers(
+    files: Mapping[str, QuestionFile],
+) -> dict[str, Callable[[], Iterator[Question]]]:
+    """For each split a function that reads its file of questions.
 
     Args:
-        files: for each split, what `read_questions` reads, or a function that gives its
-            path once the split is asked for.
+        files: what `read_questions` reads, or a function that gives its path once the
+            split is asked for.
+    """
+
+    def reader(path: QuestionFile) -> Callable[[], Iterator[Question]]:
+        return lambda: read_questions(path() if callable(path) else path)
+
+    return {split: reader(path) for split, path in files.items()}
+
+
+def question_source(readers: Mapping[str, Callable[[], Iterable[Question]]]):
+    """A SeqIO source (`seqio.FunctionDataSource`) over questions that a function reads.
+
+    Examples come in the order they are read in. A source has a single shard; its
+    iterators can be saved, up to the tokenising preprocessor, which cannot.
+
+    Args:
+        readers: for each split, a function that gives its questions; called when a
+            dataset is built.
     """
     from art_jax.data.host_tensorflow import seqio
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None):
         del shuffle_files, seed  # One file a split; SeqIO shuffles its examples.
-        path = files[split]
-        return question_dataset(
-            list(read_questions(path() if callable(path) else path))
-        )
+        return question_dataset(list(readers[split]()))
 
-    return seqio.FunctionDataSource(dataset, splits=tuple(files))
+    return seqio.FunctionDataSource(dataset, splits=tuple(readers))
 
 
 def question_dataset(questions: Sequence[Question]):

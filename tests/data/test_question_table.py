@@ -7,7 +7,7 @@ from art_jax.data import question_table, vocabularies
 from art_jax.data.host_tensorflow import seqio
 from art_jax.data.preprocessors import tokenize_questions
 from art_jax.data.questions import Question, write_questions
-from art_jax.data.sources import question_source
+from art_jax.data.sources import file_readers, question_source
 from art_jax.data.tokenizers import WordPieceTokenizer
 from art_jax.errors import ConfigError, DataError
 
@@ -39,7 +39,7 @@ def register(tmp_path):
         vocabulary = vocabularies.query_vocabulary()
         seqio.TaskRegistry.add(
             name,
-            source=question_source({split: path}),
+            source=question_source(file_readers({split: path})),
             preprocessors=[tokenize_questions],
             output_features={"query": seqio.Feature(vocabulary, add_eos=False)},
         )

@@ -22,7 +22,9 @@ def examples_of(source, split):
 
 def test_examples_hold_every_field_in_file_order(tmp_path):
     write_questions(tmp_path / "dev.jsonl", QUESTIONS)
-    source = sources.question_source({"dev": tmp_path / "dev.jsonl"})
+    source = sources.question_source(
+        sources.file_readers({"dev": tmp_path / "dev.jsonl"})
+    )
     examples = examples_of(source, "dev")
     assert examples[0]["question"] == b"who?"
     assert examples[1]["answers"].tolist() == []
@@ -38,7 +40,9 @@ def test_files_are_opened_when_a_dataset_is_built(tmp_path):
         asked.append("train")
         return tmp_path / "train.txt"
 
-    source = sources.question_source({"train": path, "dev": tmp_path / "none.txt"})
+    source = sources.question_source(
+        sources.file_readers({"train": path, "dev": tmp_path / "none.txt"})
+    )
     assert tuple(source.splits) == ("train", "dev")
     assert asked == []
     (tmp_path / "train.txt").write_text("who?\nwhat?\n")

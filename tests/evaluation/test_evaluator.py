@@ -8,7 +8,7 @@ from art_jax.data.host_tensorflow import seqio
 from art_jax.data.passages import Passage
 from art_jax.data.preprocessors import tokenize_questions
 from art_jax.data.questions import Question, write_questions
-from art_jax.data.sources import question_source
+from art_jax.data.sources import file_readers, question_source
 from art_jax.data.tokenizers import WordPieceTokenizer
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import evaluator, measures
@@ -42,7 +42,7 @@ def register(tmp_path):
         vocabulary = vocabularies.query_vocabulary()
         seqio.TaskRegistry.add(
             name,
-            source=question_source({"dev": path}),
+            source=question_source(file_readers({"dev": path})),
             preprocessors=[tokenize_questions],
             output_features={"query": seqio.Feature(vocabulary, add_eos=False)},
             metric_objs=metrics,

@@ -1,0 +1,27 @@
+"""What every retrieval task is made of."""
+
+from art_jax.data import preprocessors, sources, vocabularies
+from art_jax.data.host_tensorflow import seqio
+from art_jax.evaluation import evaluator
+
+DEFAULT_KS = (1, 5, 20, 50, 100)
+
+
+def add_task(name, readers, *, ks=DEFAULT_KS, match="string"):
+    """Registers a task of questions, measured by top-k accuracy.
+
+    Args:
+        name: of the task.
+        readers: for each split, a function that gives its questions.
+        ks: depths of top-k accuracy.
+        match: how answers are compared, see `art_jax.evaluation.answers`.
+    """
+    seqio.TaskRegistry.add(
+        name,
+        source=sources.question_source(readers),
+        preprocessors=[preprocessors.tokenize_questions],
+        output_features={
+            "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
+        },
+        metric_objs=[evaluator.TopKAccuracy(ks=ks, match=match)],
+    )
