@@ -6,6 +6,7 @@ Every faster search must find what this one finds.
 import jax
 import jax.numpy as jnp
 
+from art_jax.index.table_rows import slice_rows
 from art_jax.types import SearchResults
 
 MAX_BLOCK_ROWS = 8192
@@ -24,33 +25,6 @@ def dot_products(rows: jax.Array, queries: jax.Array) -> jax.Array:
         (((1,), (1,)), ((), ())),
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
-    )
-
-
-def slice_rows(table: jax.Array, start: jax.Array, size: int) -> jax.Array:
-    """Returns rows [size, ...] of a table from row `start` on, reading no others.
-
-    Args:
-        table: [S, ...].
-        start: [] int32.
-        size: rows, at most S.
-    """
-    table, start = tie(table, start)
-    return jax.lax.dynamic_slice_in_dim(table, start, size)
-
-
-def tie(table: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns both unchanged, the table not known before the index is.
-
-    XLA's CPU backend slices bfloat16 rows by converting the whole table to float32 and
-    would do so once, before the loop over `index`: twice the table's memory, and all of
-    it read and written. Tied together, only the rows at `index` are converted.
-    """
-    return jax.lax.platform_dependent(
-        table,
-        index,
-        cpu=lambda *arrays: jax.lax.optimization_barrier(arrays),
-        default=lambda *arrays: arrays,
     )
 
 

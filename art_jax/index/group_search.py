@@ -29,7 +29,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from art_jax.index.block_search import keep_best, tie
+from art_jax.index.block_search import keep_best
+from art_jax.index.table_rows import tie
 from art_jax.types import SearchResults
 
 _FANOUT = 32

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from art_jax.index.block_search import dot_products, slice_rows
+from art_jax.index.block_search import dot_products
+from art_jax.index.table_rows import slice_rows
 from art_jax.partitioning import ROW_AXES
 
 _MAX_CODE = 127

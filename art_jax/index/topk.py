@@ -23,6 +23,7 @@ from art_jax.index import (
 from art_jax.index.block_search import keep_best
 from art_jax.index.int8_rows import Int8Rows, norm_bounds, score_bounds
 from art_jax.index.search_options import SearchOptions, SearchShape
+from art_jax.index.table_rows import slice_rows
 from art_jax.partitioning import DATA_AXIS, MODEL_AXIS, ROW_AXES
 from art_jax.types import SearchResults
 
@@ -292,9 +293,7 @@ def _build_segment_bounds(
         )
 
     def bound_block(start, size):
-        block = jax.tree.map(
-            lambda leaf: block_search.slice_rows(leaf, start, size), table
-        )
+        block = jax.tree.map(lambda leaf: slice_rows(leaf, start, size), table)
         if isinstance(block, Int8Rows):
             return score_bounds(block, queries, norms)
         return block_search.dot_products(block, queries)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from art_jax.index import block_search, group_search
+from art_jax.index import block_search, group_search, table_rows
 from art_jax.index.group_search import GroupSizes
 
 SETTINGS = hypothesis.settings(max_examples=20, deadline=None)
@@ -23,7 +23,7 @@ def search(
     """Searches one shard by bounds that lie `raised` above the scores."""
 
     def block_bounds(start, size):
-        block = block_search.slice_rows(table, start, size)
+        block = table_rows.slice_rows(table, start, size)
         return block_search.dot_products(block, queries) + raised
 
     return group_search.group_top_k(
