@@ -198,7 +198,7 @@ def search(
             "it again with weights that are."
         )
     num_excluded = 0 if excluded_rows is None else excluded_rows.shape[1]
-    wanted = min(k + num_excluded, index.num_rows)
+    wanted = k + num_excluded
     if not len(queries):
         return _in_order(np.zeros((0, wanted)), np.zeros((0, wanted)), k)
     rounded = queries.astype(index.dtype).astype(np.float32)

@@ -87,6 +87,15 @@ def test_it_scores_and_orders_as_the_exact_search(index, held):
             assert (-scores[place], rows[place]) < (-scores[place + 1], rows[place + 1])
 
 
+def test_equal_scores_come_by_row_whatever_order_they_were_found_in():
+    found = ann._in_order(
+        np.array([[1.0, 3.0, 1.0, -np.inf, 3.0]]), np.array([[9, 8, 4, -1, 2]]), k=6
+    )
+    np.testing.assert_array_equal(found.rows, [[2, 8, 4, 9, -1, -1]])
+    np.testing.assert_array_equal(found.scores, [[3, 3, 1, 1, -np.inf, -np.inf]])
+    assert found.scores.dtype == np.float32
+
+
 def test_settings_choose_the_method(index, request):
     name = request.node.callspec.params["index"]
     assert index.is_exact == (name == "brute_force")
@@ -243,6 +252,10 @@ def test_what_was_saved_is_found_again_from_another_folder(saved, tmp_path):
     assert (again.num_rows, again.width, again.dtype) == (NUM_ROWS, WIDTH, "bfloat16")
     assert (again.table_step, again.generation) == (7, 2)
     assert again.settings.partitions == 12
+    # Rows of bfloat16 take two bytes a number, and a header.
+    rows = saved / "ann" / "bfloat16_dataset.npy"
+    assert 0 <= rows.stat().st_size - NUM_ROWS * WIDTH * 2 < 256
+    assert not (saved / "ann" / "dataset.npy").exists()
     extra = manifest.read_manifest(saved / "ann")["extra"]
     assert extra["measured"] == {"recall": 1.0}
     assert extra["scann"] == "1.4.2"
