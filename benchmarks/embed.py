@@ -29,8 +29,8 @@ from art_jax.models.flops import bert_flops
 
 WIKIPEDIA_PASSAGES = 21_015_324
 # Percentiles of the lengths, [CLS], [SEP]s and title included, before the cut.
-PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
-WIKI_LENGTHS = (12, 40, 61, 114, 141, 181, 275, 368, 857)
+PERCENTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+WIKI_LENGTHS = (12, 40, 61, 81, 114, 141, 181, 235, 275, 368, 857)
 CLS, SEP, FIRST_WORD = 101, 102, 1000
 PEER_BATCH = 32  # the default of SentenceTransformer.encode
 
