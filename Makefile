@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: quickstart test lint parity bench wheel-test clean
+.PHONY: quickstart test lint parity bench curves wheel-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/art-jax quickstart
@@ -30,6 +30,10 @@ bench: $(VENV)-bench/installed
 	for name in $(BENCHMARKS); do \
 	  $(VENV)-bench/bin/python benchmarks/$$name.py --json || exit 1; \
 	done
+
+# How cost grows, drawn to docs/curves; run it on a machine that does nothing else.
+curves: $(VENV)-bench/installed
+	$(VENV)-bench/bin/python benchmarks/curves.py
 
 # The tests from another folder against the wheel: a file left out of it fails here.
 wheel-test:
