@@ -13,6 +13,7 @@ METHODS = ("auto", "plain", "groups", "triton", "int8", "int8_triton")
 # whose scores differ by that rounding alone must be compared by one of the two.
 _SPARE_GROUPS = 8
 _MIN_GROUP_ROWS, _MAX_GROUP_ROWS = 8, 32
+_MIN_BLOCK_ROWS = 64
 # Rescoring reads rows one query at a time: per row some 30 times as slow as the scan on
 # a CPU. A table that is rescored to such a part is sooner scanned and sorted.
 _MAX_RESCORED_PART = 1 / 32
@@ -32,8 +33,9 @@ class SearchOptions:
         int8_triton  the same with the kernel, then `triton`.
         auto         groups on a CPU, or plain where K is large beside the table; plain
                      elsewhere, since nothing was measured there.
-    scratch_bytes: device memory a search may use beside its arguments and result; at
-        least a few groups of rows and one query's candidates are held whatever it is.
+    scratch_bytes: device memory a search may use beside its arguments and result.
+        Whatever it is, 64 rows, one query's rescored rows and the best groups of all
+        queries are held.
     int8_oversampling: groups rescored per result when bounds come from int8 rows. More
         makes rescoring dearer and an uncertain result rarer.
     interpret: run kernels in Pallas's interpreter: for tests on a CPU, very slow.
@@ -127,7 +129,7 @@ def block_rows(shape: SearchShape, scratch_bytes: int) -> int:
     """Returns the rows the plain search scores at a time."""
     # Scores, row numbers, both again beside what was best, and as the sort wants them.
     row_bytes = 32 * shape.batch + shape.width * (shape.item_bytes + 4)
-    return max(1, min(MAX_BLOCK_ROWS, scratch_bytes // row_bytes))
+    return max(_MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, scratch_bytes // row_bytes))
 
 
 def group_sizes(
@@ -140,7 +142,7 @@ def group_sizes(
     # A CPU is fastest where a block's scores stay in its second-level cache.
     most = (1 << 19 if platform == "cpu" else 1 << 25) // (4 * shape.batch)
     block = min(most, scratch_bytes // 4 // row_bytes) // rows * rows
-    block = max(block, rows)
+    block = max(block, _MIN_BLOCK_ROWS)
     # The bounds of groups are held about three times while the best are chosen.
     segment = scratch_bytes // 2 // (12 * shape.batch) * rows
     segment = max(segment // block, 1) * block

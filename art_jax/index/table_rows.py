@@ -2,7 +2,7 @@
 
 XLA's CPU backend slices and gathers bfloat16 in float32. Left alone it converts the
 whole table first: twice the table's memory, all of it read and written for a few rows.
-(Scatters, too, and for those no way round was found: writing rows of a bfloat16 table on
+(Scatters, too, and no way round that was found: writing rows of a bfloat16 table on
 a CPU costs three passes over it. A float32 table has no such cost.)
 """
 
