@@ -37,31 +37,24 @@ def test_equals_a_full_sort_for_any_number_of_shards(
     mesh, num_rows, method, dtype, small_integers, full_sort, place
 ):
     queries, table = small_integers(0, 5, 6), small_integers(1, num_rows, 6)
+    _, best = full_sort(queries, table, 20)
+    excluded = np.where(best % 3 > 0, best, -1).astype(np.int32)
     found = search(
         mesh,
         queries,
         place(table, mesh, dtype),
         num_rows,
         7,
+        excluded,
         method=method,
         scratch_bytes=1,  # The smallest blocks and segments there are.
     )
-    assert_same(found, full_sort(queries, table, 7))
+    assert_same(found, full_sort(queries, table, 7, excluded))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_excluded_rows_are_never_found(mesh, method, small_integers, full_sort, place):
-    queries, table = small_integers(2, 4, 8), small_integers(3, 500, 8)
-    _, best = full_sort(queries, table, 20)
-    excluded = np.concatenate([best, np.full((4, 1), -1)], axis=1).astype(np.int32)
-    found = search(mesh, queries, place(table, mesh), 500, 5, excluded, method=method)
-    assert_same(found, full_sort(queries, table, 5, excluded))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_more_than_there_are_rows_is_padded(
-    mesh, method, small_integers, full_sort, place
-):
+def test_more_than_there_are_rows_is_padded(method, small_integers, full_sort, place):
+    mesh = partitioning.make_mesh(8)
     queries, table = small_integers(4, 3, 4), small_integers(5, 6, 4)
     found = search(mesh, queries, place(table, mesh), 6, 10, method=method)
     assert_same(found, full_sort(queries, table, 10))
@@ -118,9 +111,7 @@ def test_k_below_one_is_refused():
 @hypothesis.settings(max_examples=12, deadline=None)
 @hypothesis.given(seed=st.integers(0, 10_000))
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("shard_rows", "num_shards", "k"), [(300, 2, 3), (41, 8, 4), (2000, 1, 5)]
-)
+@pytest.mark.parametrize(("shard_rows", "num_shards", "k"), [(300, 2, 3), (2000, 1, 5)])
 def test_methods_agree_with_a_full_sort(
     shard_rows, num_shards, k, method, seed, small_integers, full_sort, place
 ):
@@ -181,11 +172,10 @@ def exact_scans(monkeypatch):
     topk.build_search.cache_clear()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_int8_rows_find_the_same_without_another_scan(dtype, exact_scans, place):
+def test_int8_rows_find_the_same_without_another_scan(exact_scans, place):
     mesh = partitioning.make_mesh(1)
     generator = np.random.default_rng(10)
-    table = place(generator.normal(size=(3000, 64)), mesh, dtype)
+    table = place(generator.normal(size=(3000, 64)), mesh, "bfloat16")
     queries = generator.normal(size=(4, 64)).astype(np.float32)
     found = search(mesh, queries, table, 3000, 5, method="int8")
     jax.effects_barrier()
@@ -211,8 +201,10 @@ def test_rows_that_int8_cannot_tell_apart_are_scanned_again(exact_scans, place):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scratch_bytes", [1, 10**6, 10**7])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("scratch_bytes", "dtype"),
+    [(1, "float32"), (10**6, "bfloat16"), (10**7, "float32")],
+)
 def test_a_search_keeps_to_its_memory(method, scratch_bytes, dtype):
     mesh = partitioning.make_mesh(1)
     batch, num_rows, width, k = 64, 200_000, 32, 10
