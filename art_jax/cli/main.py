@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_quickstart(verbs)
     _add_train(verbs)
+    _add_plan(verbs)
     _add_evaluate(verbs)
     _add_embed(verbs)
     _add_search(verbs)
@@ -101,6 +102,48 @@ def _add_train(verbs) -> None:
     group.add_argument("--coordinator_address", help="host:port of process 0")
     group.add_argument("--process_count", type=int)
     group.add_argument("--process_index", type=int)
+
+
+def _add_plan(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "plan",
+        "say what a run would take of memory, time and disk, without running it",
+        "art-jax plan --gin_file=gin/runs/art_nq_t0_3b.gin --device A100 --devices 16",
+    )
+    gin_flags.add_gin_flags(verb)
+    group = verb.add_argument_group("devices, which need not be there")
+    group.add_argument("--device", help="such as v5p or H100 (default: a table of all)")
+    group.add_argument(
+        "--devices", type=int, help="how many (default: the fewest that fit)"
+    )
+    group.add_argument(
+        "--model_parallelism",
+        type=int,
+        help="(default: gin's, or the least that fits where --devices is not given)",
+    )
+    group.add_argument("--mfu", type=float, default=0.5, help="of peak flops (0.5)")
+    group.add_argument(
+        "--bandwidth",
+        type=float,
+        default=0.8,
+        help="share reached, memory, links (0.8)",
+    )
+    group.add_argument(
+        "--memory", type=float, default=0.9, help="share that may be filled (0.9)"
+    )
+    group = verb.add_argument_group(
+        "the data, where PASSAGES is no file and MODEL_DIR holds none"
+    )
+    group.add_argument("--num_passages", type=int, help="(default: 21,015,324)")
+    group.add_argument(
+        "--passage_tokens", type=float, help="mean of the retriever's (default: 135)"
+    )
+    group.add_argument(
+        "--question_tokens", type=int, default=16, help="as the teacher reads them (16)"
+    )
+    group.add_argument("--num_questions", type=int, help="to count epochs by")
+    verb.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_evaluate(verbs) -> None:
@@ -181,7 +224,7 @@ def _add_ann(verbs) -> None:
     verb.add_argument(
         "--searched_partitions",
         type=int,
-        help="looked into for a query; more find more (default: a tenth)",
+        help="looked into for a query; more find more (default: a fifth)",
     )
     verb.add_argument(
         "--rescored",

@@ -46,7 +46,7 @@ class AnnSettings:
     partitions: groups the rows are split into, 0 for no split. None: none below
         100,000 rows, then the square root of their number.
     searched_partitions: groups a query looks into; more find more and take longer.
-        None: a tenth of them.
+        None: a fifth of them.
     rescored: rows scored exactly for each row asked for, at least 1.
     anisotropic_threshold: the codes keep a row's component along itself the better
         the higher this is, 0 to 1 (Guo et al., arXiv:1908.10396).
@@ -393,7 +393,7 @@ def _resolve(settings: AnnSettings, num_rows: int) -> AnnSettings:
             round(math.sqrt(num_rows)) if num_rows >= _PARTITION_FROM_ROWS else 0
         )
     if searched is None:
-        searched = max(1, partitions // 10)
+        searched = max(1, partitions // 5)
     return dataclasses.replace(
         settings,
         partitions=partitions,

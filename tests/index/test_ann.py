@@ -176,7 +176,7 @@ def test_a_table_too_small_to_learn_codes_from_is_scored_whole(num_rows):
 
 @pytest.mark.parametrize(
     ("num_rows", "partitions", "searched"),
-    [(19_999, 0, 1), (99_999, 0, 1), (100_000, 316, 31), (1_000_000, 1000, 100)],
+    [(19_999, 0, 1), (99_999, 0, 1), (100_000, 316, 63), (1_000_000, 1000, 200)],
 )
 def test_defaults_follow_scanns_rules(num_rows, partitions, searched):
     settings = ann._resolve(ann.AnnSettings(), num_rows)
