@@ -43,6 +43,28 @@ def seconds(function: Callable[[], Any], repeats: int = 5) -> float:
     return statistics.median(times)
 
 
+def seconds_in_turns(
+    functions: dict[str, Callable[[], Any]], repeats: int = 5
+) -> dict[str, float]:
+    """Returns the shortest wall time of each call, all called in turns, to compare.
+
+    What else the machine does then falls on all of them alike, and what slowed a call
+    down is not what the call costs.
+
+    Args:
+        functions: what to time, by name; JAX arrays they return are waited for.
+        repeats: timed calls of each, after one that compiles and warms up.
+    """
+    times = {name: [] for name in functions}
+    for number in range(repeats + 1):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            jax.block_until_ready(function())
+            if number:
+                times[name].append(time.perf_counter() - started)
+    return {name: min(values) for name, values in times.items()}
+
+
 def matmul_flops_per_second(dtype: str = "bfloat16", size: int | None = None) -> float:
     """Returns the measured rate of a square matrix product, the floor of compute.
 
