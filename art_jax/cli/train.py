@@ -24,9 +24,9 @@ from art_jax.data.layouts import layout_lengths
 from art_jax.data.passages import read_passages
 from art_jax.data.question_table import (
     QuestionTable,
+    has_split,
     query_layout,
     read_question_table,
-    tasks_with_split,
 )
 from art_jax.errors import ConfigError
 from art_jax.evaluation import measures
@@ -42,7 +42,7 @@ from art_jax.index.search_options import SearchOptions
 from art_jax.index.table import save_table
 from art_jax.methods.workspace import RETRIEVER, TEACHER, Workspace, passage_side
 from art_jax.models.dual_encoder import DualEncoder, with_token_importance
-from art_jax.training import preemption
+from art_jax.training import hooks, preemption
 from art_jax.training.stage import Stage, run_stage
 from art_jax.types import Params
 
@@ -376,14 +376,6 @@ def fit_vocabulary(encoder: DualEncoder, tokenizer, *, is_trained: bool) -> Dual
     return encoder
 
 
-def has_split(task: str, split: str) -> bool:
-    """Whether a task or mixture has a split."""
-    try:
-        return bool(tasks_with_split(task, split))
-    except ConfigError:
-        return False
-
-
 def read_queries(
     made: Mapping[str, Any], task: str, split: str, lengths: Mapping[str, int]
 ) -> QuestionTable:
@@ -535,7 +527,7 @@ def write_retriever(
         passage_side(model.params),
         step=last_stage.train_steps,
         generation=0,
-        on_progress=lambda num_rows: preemption.poll(),
+        on_progress=hooks.watch_refresh(refresher, report),
     )
     save_table(table, folder / "index")
     return Retriever(model, table, evidence)

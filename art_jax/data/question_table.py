@@ -106,12 +106,33 @@ def read_question_table(
     return make_question_table(questions, np.concatenate(rows) if rows else ())
 
 
+def has_split(task_or_mixture: str, split: str) -> bool:
+    """Whether some SeqIO task of that name has the split.
+
+    Raises:
+        ConfigError: the name is not registered.
+    """
+    return any(split in task.splits for task in _tasks(task_or_mixture))
+
+
 def tasks_with_split(task_or_mixture: str, split: str) -> list:
     """The SeqIO tasks of that name that have the split.
 
     Raises:
         ConfigError: the name is not registered, or none of its tasks has the split.
     """
+    tasks = _tasks(task_or_mixture)
+    with_split = [task for task in tasks if split in task.splits]
+    if not with_split:
+        splits = sorted({name for task in tasks for name in task.splits})
+        raise ConfigError(
+            f"{task_or_mixture!r} has no split {split!r}: it has {', '.join(splits)}"
+        )
+    return with_split
+
+
+def _tasks(task_or_mixture: str) -> list:
+    """The SeqIO tasks of that name; a mixture has several."""
     from art_jax.data.host_tensorflow import seqio
 
     registered = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
@@ -121,14 +142,7 @@ def tasks_with_split(task_or_mixture: str, split: str) -> list:
             "module that registers it (such as art_jax.tasks.quickstart). Registered: "
             f"{', '.join(sorted(registered)) or 'none'}"
         )
-    tasks = seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
-    with_split = [task for task in tasks if split in task.splits]
-    if not with_split:
-        splits = sorted({name for task in tasks for name in task.splits})
-        raise ConfigError(
-            f"{task_or_mixture!r} has no split {split!r}: it has {', '.join(splits)}"
-        )
-    return with_split
+    return seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
 
 
 def _read_task(

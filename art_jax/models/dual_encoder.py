@@ -83,11 +83,7 @@ class DualEncoder:
         self, params: Params, tokens: jax.Array, *, key: jax.Array | None = None
     ) -> jax.Array:
         """Embeds passages, [B, L] int32; otherwise as `encode_query`."""
-        return self._encode(self.passage_params(params), tokens, key)
-
-    def passage_params(self, params: Params) -> Params:
-        """The part of `params` that passage embeddings, so a table, depend on."""
-        return params["shared" if self.shared else "passage"]
+        return self._encode(params["shared" if self.shared else "passage"], tokens, key)
 
     def _tower(self) -> "Tower":
         return Tower(self.config, self.pooling, self.projection_dim, self.normalize)

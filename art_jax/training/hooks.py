@@ -273,6 +273,9 @@ def resume_run(
     fresh: RunState,
     refresher: Refresher,
     passage_side: Callable[[Params], Params],
+    *,
+    report: Callable[[str], None],
+    parts: pathlib.Path | None = None,
 ) -> RunState:
     """Returns a saved run.
 
@@ -285,6 +288,8 @@ def resume_run(
         fresh: a run before its first step, for shapes and layout.
         refresher: embeds the evidence.
         passage_side: as for `refresh_hook`.
+        report: told of a refresh that takes long.
+        parts: as for `refresh_hook`, and another folder.
 
     Raises:
         ConfigError: it is of another model.
@@ -312,7 +317,8 @@ def resume_run(
             tree["table_params"],
             step=held["step"],
             generation=held["generation"],
-            on_progress=lambda num_rows: preemption.poll(),
+            on_progress=watch_refresh(refresher, report),
+            parts=parts,
         )
         run = dataclasses.replace(run, table=table, table_params=tree["table_params"])
     return run

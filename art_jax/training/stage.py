@@ -147,7 +147,15 @@ def run_stage(
         )(loop.copy_params(params))
     )
     if info is not None:
-        run = hooks.resume_run(checkpoints, info, run, refresher, passage_side)
+        run = hooks.resume_run(
+            checkpoints,
+            info,
+            run,
+            refresher,
+            passage_side,
+            report=report,
+            parts=_parts(stage, directory / "resume_parts"),
+        )
         report(f"{stage.name}: going on from step {int(run.train.step)}")
     first_step = int(run.train.step)
     is_first_process = jax.process_index() == 0
@@ -183,7 +191,7 @@ def run_stage(
         every_steps=stage.refresh_every_steps,
         last_step=last_step,
         report=report,
-        parts=directory / "refresh_parts" if stage.keep_refresh_parts else None,
+        parts=_parts(stage, directory / "refresh_parts"),
     )
     if stage.rolling_refresh:
         refresh = hooks.rolling_hook(
@@ -249,6 +257,10 @@ def run_stage(
         if writer is not None:
             writer.close()
     return _load_best(best, run.best.step, params)
+
+
+def _parts(stage: Stage, folder: pathlib.Path) -> pathlib.Path | None:
+    return folder if stage.keep_refresh_parts else None
 
 
 def _is_boundary_done(stage: Stage, checkpoints: pathlib.Path, info: dict) -> bool:

@@ -103,6 +103,10 @@ def test_unknown_names_and_splits_say_what_there_is(register):
     register("table_task", QUESTIONS)
     with pytest.raises(ConfigError, match=r"'tabel': .*Registered: .*table_task"):
         question_table.read_question_table("tabel", "train", 16)
+    assert question_table.has_split("table_task", "train")
+    assert not question_table.has_split("table_task", "test")
+    with pytest.raises(ConfigError, match="no SeqIO task or mixture is called"):
+        question_table.has_split("nowhere", "train")
     with pytest.raises(ConfigError, match="no split 'test': it has train"):
         question_table.read_question_table("table_task", "test", 16)
 
