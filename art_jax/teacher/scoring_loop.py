@@ -286,7 +286,7 @@ def _score_chunk(
 
     def score_at(passage_length: int, question_length: int):
         def score(held, held_places, tokens, targets) -> jax.Array:
-            encoded = _take_leading(held, held_places, passage_length)
+            encoded = _take(held, held_places)[:, :, :passage_length]
             scores = batch.score_pairs(
                 _flat(_spread(encoded, batch.mesh)),
                 _flat(tokens[..., :passage_length]),
@@ -361,21 +361,6 @@ def _take(table: jax.Array, places: jax.Array) -> jax.Array:
     A place beyond the end gives the last row.
     """
     return jax.vmap(lambda table, at: table.at[at].get(mode="clip"))(table, places)
-
-
-def _take_leading(table: jax.Array, places: jax.Array, length: int) -> jax.Array:
-    """`_take` of the first `length` of the third axis alone.
-
-    A place beyond the ends gives the first or the last row. Slicing first would copy
-    the whole table.
-    """
-    size = (1, length, *table.shape[3:])
-
-    def take(table: jax.Array, place: jax.Array) -> jax.Array:
-        start = (place, *(jnp.zeros_like(place) for _ in size[1:]))
-        return jax.lax.dynamic_slice(table, start, size)[0]
-
-    return jax.vmap(jax.vmap(take, in_axes=(None, 0)))(table, places)
 
 
 def _flat(array: jax.Array) -> jax.Array:

@@ -109,6 +109,17 @@ def test_it_is_a_dictionary_that_remembers_what_was_flushed(tmp_path_factory, st
         assert known(cache) == held
 
 
+def test_the_newest_score_of_a_pair_counts(tmp_path):
+    cache = open_cache(tmp_path)
+    add(cache, [(0, 0), (0, 1), (1, 0), (0, 0)], [1, 2, 3, 4])
+    assert known(cache) == {(0, 0): 4.0, (0, 1): 2.0, (1, 0): 3.0}
+    add(cache, [(0, 1)], [5])  # in a run of its own
+    want = {(0, 0): 4.0, (0, 1): 5.0, (1, 0): 3.0}
+    assert known(cache) == want
+    cache.flush()
+    assert known(open_cache(tmp_path)) == want
+
+
 def test_many_pairs_are_kept_in_few_sorted_runs(tmp_path):
     cache = open_cache(tmp_path)
     rng = np.random.default_rng(0)

@@ -133,6 +133,34 @@ def test_chunks_are_cut_to_their_longest_passage_and_question():
     assert lengths_run(0, [6]) == ([6, 0, 0], [[5, 1], [0, 0], [0, 0]])
 
 
+def test_no_more_passages_are_held_than_a_setting_says():
+    targets, tokens, rows = make_batch(4)
+    for encoded_bytes, held in ((1 << 20, 24), (9 * PASSAGE_BYTES, 8), (1, 4)):
+        sizes = LoopSizes(4, (2, 5), (3,), encoded_bytes)
+        program = build(sizes).lower(tokens, targets, rows).compile().as_text()
+        buffers = re.findall(rf"f32\[1,(\d+),{LENGTH},2\]", program)
+        assert max(map(int, buffers)) == held
+
+
+def test_a_wave_does_not_pay_for_the_next_ones_questions():
+    # Two waves of 8 passages, the longer ones first; 9 pairs in the first of them,
+    # so that its third chunk ends where the second wave's long question starts.
+    tokens = np.zeros((QUESTIONS, SLOTS_EACH, LENGTH), np.int32)
+    rows = np.full((QUESTIONS, SLOTS_EACH), -1, np.int32)
+    rows[:3] = np.arange(9).reshape(3, 3)
+    rows[2, 2] = 0
+    rows[3] = 8, 9, 10
+    tokens[:3] = 3
+    tokens[3, :, :2] = 3
+    targets = np.zeros((QUESTIONS, TARGETS), np.int32)
+    targets[:, :2] = 2
+    targets[3] = 2
+    sizes = LoopSizes(4, (2, 5), (3,), 8 * PASSAGE_BYTES)
+    scores, done = run(targets, tokens, rows, sizes)
+    np.testing.assert_array_equal(scores, want_scores(targets, tokens, rows))
+    assert done.scored.tolist() == [[0, 1], [0, 0], [3, 0]]
+
+
 def test_the_order_of_the_batch_changes_nothing():
     batch = make_batch(4)
     order = np.random.default_rng(0).permutation(QUESTIONS)
@@ -171,6 +199,19 @@ def test_devices_score_their_own_questions_and_send_no_passage(devices):
     }
     sent = re.findall(r"= (\S.*) all-reduce\(", program)
     assert set(",".join(sent)) <= set("(s32[], )")
+
+
+def test_a_batch_that_every_device_holds_is_parted_all_the_same():
+    _, parted = compile_on(8)
+    whole = partitioning.put_tree(
+        make_batch(5), partitioning.replicated(partitioning.make_mesh(8))
+    )
+    targets, tokens, rows = whole
+    compiled = build(SIZES).lower(tokens, targets, rows).compile()
+    scores, _ = compiled(tokens, targets, rows)
+    np.testing.assert_array_equal(scores, want_scores(*make_batch(5)))
+    one_groups_share = parted.memory_analysis().temp_size_in_bytes
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * one_groups_share
 
 
 def test_a_batch_that_the_mesh_cannot_part_is_one_group():
