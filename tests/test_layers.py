@@ -137,7 +137,11 @@ def test_methods_do_not_import_each_other():
         for target in all_imports(MODULES[name]):
             if room(target) == "methods":
                 allowed = "art_jax.methods.workspace"
-                assert is_in(target, allowed), f"{name} imports {target}"
+                # A method, or what all are planned by, may be a package.
+                is_within = name.count(".") > 2 and is_in(
+                    target, name.rpartition(".")[0]
+                )
+                assert is_within or is_in(target, allowed), f"{name} imports {target}"
 
 
 def test_nothing_imports_tasks():

@@ -57,7 +57,7 @@ def test_python_dash_m_is_the_same_command():
 @pytest.mark.parametrize(
     "verb",
     [
-        *("quickstart", "train", "evaluate", "embed", "search", "ann"),
+        *("quickstart", "train", "plan", "evaluate", "embed", "search", "ann"),
         *("import", "export", "verify", "data check"),
     ],
 )
