@@ -1,6 +1,5 @@
 """`art-jax embed`: a trained retriever's index, of its own or other passages."""
 
-import dataclasses
 import pathlib
 import sys
 
@@ -10,7 +9,7 @@ from art_jax.cli import train
 from art_jax.data.evidence import load_evidence
 from art_jax.data.tokenizers import load_tokenizer
 from art_jax.errors import ConfigError
-from art_jax.index import embed, refresh_parts
+from art_jax.index import refresh_parts
 from art_jax.index.progress import make_progress
 from art_jax.index.refresh import refresh
 from art_jax.index.table import save_table
@@ -55,10 +54,7 @@ def run(options) -> None:
         queries=None,
         stream_tokens=True,
     )
-    refresher = dataclasses.replace(
-        train.make_refresher(workspace, options.dtype, embed.default_chunk_tokens()),
-        config=model.encoder.config,
-    )
+    refresher = train.make_refresher(workspace, options.dtype, None)
     progress = make_progress(refresher, lambda line: sys.stderr.write(f"{line}\n"))
 
     def on_progress(num_rows: int) -> None:

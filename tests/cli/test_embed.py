@@ -5,6 +5,7 @@ import pytest
 
 from art_jax.cli import embed
 from art_jax.errors import PreemptedError
+from art_jax.index import embed as embedding
 from art_jax.index import table as table_module
 
 
@@ -70,7 +71,7 @@ def test_a_killed_embed_goes_on(art_jax, finished_run, tmp_path, monkeypatch):
     lines = [f"passage {n} about food{n}\n" for n in range(64)]
     passages.write_text("".join(lines))
     command = ["embed", finished_run, "--passages", passages, "--output_dir", target]
-    monkeypatch.setattr(embed.embed, "default_chunk_tokens", lambda: 16)
+    monkeypatch.setattr(embedding, "default_chunk_tokens", lambda: 16)
     unfinished = target / embed.UNFINISHED
     written = []
 

@@ -207,13 +207,25 @@ def main(directory: pathlib.Path) -> None:
     params = run_art(streamed, params, evaluate)
     del laid_out[:]
     streamed_refresher = dataclasses.replace(refresher, rows=streamed.passages)
-    final = refresh.refresh(
-        streamed_refresher,
-        workspace.passage_side(params),
-        step=TRAIN_STEPS,
-        generation=9,
-    )
+
+    def make_final(**settings):
+        return refresh.refresh(
+            streamed_refresher,
+            workspace.passage_side(params),
+            step=TRAIN_STEPS,
+            generation=9,
+            **settings,
+        )
+
+    final = make_final(parts=directory / "parts", keep_parts=True)
     refreshed_rows = sorted(laid_out)
+    # Each process kept its own parts: the same refresh again reads no passage.
+    repeated = make_final(parts=directory / "parts")
+    assert sorted(laid_out) == refreshed_rows
+    assert not (directory / "parts").exists()
+    np.testing.assert_array_equal(
+        partitioning.to_host(repeated.embeddings), partitioning.to_host(final.embeddings)
+    )
     table.save_table(final, directory / "index")
     loaded = table.load_table(directory / "index", mesh)
     np.testing.assert_array_equal(

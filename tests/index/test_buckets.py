@@ -83,6 +83,8 @@ def test_every_row_is_there_once_and_whole_in_few_shapes(
         shards, calls, slots = np.nonzero(is_row)
         found = shards * rows_per_shard + rows[shards, calls, slots]
         assert (np.minimum(np.array(lengths)[found], max_tokens) <= bucket.length).all()
+        # Near each other in the evidence, and so quick to read.
+        assert (np.diff(rows.reshape(num_shards, -1)) >= 0).all()
         seen.extend(found.tolist())
     assert sorted(seen) == list(range(len(lengths)))
     assert [b.length for b in planned] == sorted(b.length for b in planned)[::-1]

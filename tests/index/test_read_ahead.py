@@ -1,5 +1,6 @@
 import functools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,17 +42,32 @@ def test_an_error_surfaces_at_its_turn_with_its_traceback():
     assert any(entry.name == "broken" for entry in caught.traceback)
 
 
-def test_leaving_ends_the_thread_and_what_waits_is_not_read():
-    read = []
+def test_leaving_ends_the_thread_and_what_waits_is_not_read(monkeypatch):
+    read, has_left, in_read = [], threading.Event(), threading.Event()
 
-    def read_one_and_stop():
-        reads = (functools.partial(read.append, n) for n in range(100))
-        with read_ahead(reads, depth=2) as results:
+    class Pool(ThreadPoolExecutor):
+        """Lets the read under way go on once the block was left."""
+
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            has_left.set()
+            super().shutdown(wait=wait)
+
+    def read_one(number):
+        read.append(number)
+        if number == 1:
+            in_read.set()
+            assert has_left.wait(timeout=30)
+
+    def stop_during_the_second():
+        with read_ahead(functools.partial(read_one, n) for n in range(100)) as results:
             next(results)
+            assert in_read.wait(timeout=30)
             raise KeyboardInterrupt
 
+    monkeypatch.setattr("art_jax.index.read_ahead.ThreadPoolExecutor", Pool)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        read_one_and_stop()
+        stop_during_the_second()
     assert threading.active_count() == before
-    assert len(read) <= 3
+    assert read == [0, 1]

@@ -9,7 +9,7 @@ import pytest
 from art_jax import partitioning
 from art_jax.data.layouts import Layout, layout_lengths, make_token_table
 from art_jax.errors import ConfigError, DivergedError, PreemptedError
-from art_jax.index import refresh, rows
+from art_jax.index import buckets, refresh, rows
 
 NUM_ROWS = 19
 LAYOUT = Layout((1,), (), (2,), 8)
@@ -19,6 +19,17 @@ def token_table():
     random = np.random.default_rng(0)
     texts = [random.integers(3, 50, i % 7) for i in range(NUM_ROWS)]
     return make_token_table([()] * NUM_ROWS, texts, np.uint16)
+
+
+@pytest.fixture(autouse=True)
+def several_lengths(monkeypatch):
+    """So few rows would be embedded in one length otherwise."""
+    monkeypatch.setattr(buckets, "_MIN_SAVED_TOKENS", 8)
+    assert len(refresher(partitioning.make_mesh(2)).buckets) > 1
+
+
+def row_lengths():
+    return layout_lengths(LAYOUT, token_table(), np.arange(NUM_ROWS))
 
 
 def encode(params, tokens):
@@ -33,7 +44,7 @@ def refresher(mesh, place=rows.place_rows, **changes):
     settings = {
         "encode": encode,
         "rows": place(tokens, LAYOUT, mesh),
-        "lengths": layout_lengths(LAYOUT, tokens, np.arange(NUM_ROWS)),
+        "lengths": row_lengths(),
         "width": 3,
         "mesh": mesh,
         "evidence_digest": "digest",
@@ -181,7 +192,8 @@ def test_what_was_made_is_not_made_again(tmp_path):
         {"seed": 1},
         {"dtype": "float32"},
         {"evidence_digest": "other"},
-        {"chunk_tokens": 24},
+        {"chunk_tokens": 8},
+        {"lengths": row_lengths()[::-1]},
         {"encode": lambda params, tokens: encode(params, tokens) * 2},
     ],
     ids=lambda changes: next(iter(changes)),

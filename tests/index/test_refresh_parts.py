@@ -64,17 +64,20 @@ def test_what_was_given_before_a_stop_is_written(tmp_path):
     assert refresh_parts.find_saved(folder, 3, mesh).tolist() == [True, True, False]
 
 
-def test_a_part_that_cannot_be_written_is_no_secret(tmp_path):
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_part_that_cannot_be_written_is_no_secret(tmp_path, bad):
     mesh = partitioning.make_mesh(2)
-    (tmp_path / "file").write_text("no folder")
     values = list(values_of(make_calls(mesh), mesh))
+    folder = refresh_parts.open_folder(tmp_path, KEY)
+    (folder / f".{bad:05d}-00001.unfinished").write_text("in the way")
 
-    def save_into_a_file():
-        with refresh_parts.saving(tmp_path / "file") as save:
+    def save_both():
+        with refresh_parts.saving(folder) as save:
             save(0, values)
+            save(1, values)
 
-    with pytest.raises(OSError, match="file"):
-        save_into_a_file()
+    with pytest.raises(FileExistsError, match=f"{bad:05d}-00001"):
+        save_both()
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove", "manifest"])
