@@ -106,15 +106,13 @@ class Art:
             "excluded_rows": self._excluded_rows(workspace),
             "questions": np.arange(queries.num_questions, dtype=np.int32),
         }
-        cache = score_pairs = None
+        score_batch, flush = None, lambda: None
         if self.cache_scores:
-            cache = cached_scores.open_cache(
-                directory / "teacher_scores", workspace, self.teacher
-            )
-            score_pairs = cached_scores.build_score_pairs(
+            score_batch, flush = cached_scores.open_scorer(
+                directory and directory / "teacher_scores",
+                workspace,
                 self.teacher,
                 teacher_params,
-                workspace,
                 examples["teacher_questions"],
                 token_rows.pop("teacher_tokens"),
                 pairs_a_call=max(1, batch_size * self.num_passages // CALLS_A_BATCH),
@@ -151,11 +149,9 @@ class Art:
         def complete(train, batch, resources, key):
             rows = partitioning.to_host(find(train, batch, resources, key))
             more = {"rows": rows}
-            if cache is not None:
+            if score_batch is not None:
                 questions = partitioning.to_host(batch["questions"])
-                more["teacher_scores"] = cached_scores.score_batch(
-                    cache, score_pairs, questions, rows
-                )
+                more["teacher_scores"] = score_batch(questions, rows)
             batch = batch | workspace.put_batch(more)
             if not workspace.stream_tokens:
                 return batch
@@ -173,7 +169,7 @@ class Art:
             resources,
             complete if workspace.stream_tokens or self.cache_scores else None,
             write_back=write_back.write_back if self.write_back else None,
-            flush=cache.flush if self.cache_scores else lambda: None,
+            flush=flush,
             frozen=() if workspace.encoder.shared else self._frozen_towers(),
         )
 

@@ -1,6 +1,7 @@
 """Teacher scores looked up on the host; the teacher is asked for the others only."""
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Callable
@@ -10,14 +11,48 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from art_jax import partitioning
+from art_jax.errors import ConfigError
 from art_jax.index.rows import DeviceRows, HostRows
 from art_jax.methods.workspace import TEACHER, Workspace
 from art_jax.teacher.interface import Teacher
 from art_jax.teacher.score_cache import ScoreCache
 from art_jax.types import Params
 
-# (questions [n] int, rows [n] int32) -> [n] float32, on the host
+# (questions [n] int, rows [n] or [n, K] int32) -> float32 as rows, on the host
 ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def open_scorer(
+    directory: pathlib.Path | None,
+    workspace: Workspace,
+    teacher: Teacher,
+    params: Params,
+    question_rows: np.ndarray,
+    passages: DeviceRows | HostRows,
+    *,
+    pairs_a_call: int,
+) -> tuple[ScorePairs, Callable[[], None]]:
+    """Returns `score_batch` with a cache and a teacher, and what flushes the cache.
+
+    Args:
+        directory: of the cache alone.
+        workspace: the parts of the run.
+        teacher: asked for what is not known.
+        params: its parameters.
+        question_rows: [n, T] int32, every question as the teacher reads it.
+        passages: the evidence as the teacher reads it.
+        pairs_a_call: of the teacher, at most, but for the data axis.
+
+    Raises:
+        ConfigError: there is no folder, or it holds other scores.
+    """
+    if directory is None:
+        raise ConfigError("cache_scores needs a directory to keep scores in.")
+    cache = open_cache(directory, workspace, teacher)
+    score_pairs = build_score_pairs(
+        teacher, params, workspace, question_rows, passages, pairs_a_call=pairs_a_call
+    )
+    return functools.partial(score_batch, cache, score_pairs), cache.flush
 
 
 def open_cache(

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from art_jax.training import update
+from art_jax.training import chunks, update
 
 
 def quadratic(params, batch, resources, key):
@@ -61,3 +62,58 @@ def test_nan_never_reaches_weights_or_optimizer():
     state, _ = step(state, jnp.float32(1), jnp.float32(1), key)
     assert int(state.skipped_in_a_row) == 0
     assert not np.array_equal(state.params["w"], before[0]["w"])
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2, 4])
+def test_a_loss_of_the_whole_batch_can_be_given_in_chunks(num_chunks):
+    # As GradCache does: the gradient at the embeddings first, then a chunk at a time
+    # through the model, with the dropout of before.
+    def encode(params, batch, key):
+        vectors = jnp.einsum("bi,ij->bj", batch["x"], params["w"])
+        kept = jax.random.bernoulli(key, 0.5, vectors.shape)
+        return jnp.where(kept, vectors, 0)
+
+    def in_batch(vectors):
+        scores = jnp.einsum("bi,ci->bc", vectors, vectors[::-1])
+        losses = -jnp.diagonal(jax.nn.log_softmax(scores, axis=-1))
+        return losses.mean(), losses
+
+    def prepare(params, batch, resources, key):
+        vectors = chunks.map_chunks(
+            lambda batch, key: encode(params, batch, key),
+            batch,
+            key,
+            num_chunks=num_chunks,
+        )
+        slopes, losses = jax.grad(in_batch, has_aux=True)(vectors)
+        return batch | {"slopes": slopes * len(vectors), "losses": losses}
+
+    def loss(params, batch, resources, key):
+        terms = (encode(params, batch, key) * batch["slopes"]).sum(axis=-1)
+        values = batch["losses"] + terms - jax.lax.stop_gradient(terms)
+        return values.mean(), {}
+
+    rng = np.random.default_rng(0)
+    batch = {"x": jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)}
+    params = {"w": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}
+    key = jax.random.key(0)
+    optimizer = optax.sgd(1.0)
+    step = update.make_update(loss, optimizer, prepare=prepare, num_chunks=num_chunks)
+    state = update.init_state(jax.tree.map(jnp.copy, params), optimizer)
+    new_state, metrics = step(state, batch, None, key)
+
+    def whole(params):
+        step_key = jax.random.fold_in(key, 0)
+        vectors = chunks.map_chunks(
+            lambda batch, key: encode(params, batch, key),
+            batch,
+            step_key,
+            num_chunks=num_chunks,
+        )
+        return in_batch(vectors)[0]
+
+    want_loss, want = jax.value_and_grad(whole)(params)
+    np.testing.assert_allclose(metrics["loss"], want_loss, rtol=1e-5)
+    np.testing.assert_allclose(
+        params["w"] - new_state.params["w"], want["w"], rtol=1e-4
+    )
