@@ -151,11 +151,13 @@ def headline(teacher, mesh, params, targets, passages, rows, repeats) -> dict:
     encode_flops = flops.t5_encoder_flops(config, 1, lengths).sum()
     decode_flops = flops.t5_decoder_flops(config, 1, question_lengths, lengths).sum()
     real_flops = float(encode_flops + decode_flops)
-    rate = mesh.size * measure.matmul_flops_per_second(config.dtype)
+    # Devices of a CPU share its cores.
+    num_devices = 1 if jax.default_backend() == "cpu" else mesh.size
+    rate = num_devices * measure.matmul_flops_per_second(config.dtype)
     kind = hardware.find_device_kind(jax.devices()[0].device_kind)
     by_data_sheet = None
     if kind is not None and config.dtype == "bfloat16":
-        by_data_sheet = real_flops / seconds / (mesh.size * kind.matmul_flops)
+        by_data_sheet = real_flops / seconds / (num_devices * kind.matmul_flops)
     # On a mesh every group computes as many chunks as the one with most to do.
     groups = scoring_loop.num_groups(targets)
     return {

@@ -223,7 +223,9 @@ class T5Teacher:
                 `Teacher.score`.
 
         Returns:
-            [B, K] float32, in nats; 0 where there is no passage.
+            [B, K] float32, in nats; 0 where there is no passage. The same batch gives
+            the same bits; in another batch a pair's chunk may be of another static
+            length, and its score differ by rounding.
 
         Raises:
             ConfigError: rows are longer than the teacher's limits.
