@@ -9,9 +9,9 @@ On one GPU of 80 GB, all of Wikipedia, few queries and many:
 
 The floor on a CPU is the bare product of table and queries, written to memory and not
 searched; on an accelerator it is the longer of reading the table once and of the
-product's arithmetic, at rates measured in the same run. The methods and the bare product
-are timed in turns, and the shortest time of each counts, so that other work on the
-machine falls on all alike. Scores of every method are compared with the first one's.
+product's arithmetic, at rates measured in the same run. The methods and the product are
+timed in turns, and the shortest time of each counts, so that other work on the machine
+falls on all alike. Scores of every method are compared with the first one's.
 """
 
 import functools
