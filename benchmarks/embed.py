@@ -42,7 +42,7 @@ def read_flags() -> argparse.Namespace:
     flags.add_argument(
         "--model", default="base", choices=["tiny", "base", "large", "megatron_base"]
     )
-    flags.add_argument("--rows", type=int, help="passages (65,536; on a CPU 128)")
+    flags.add_argument("--rows", type=int, help="passages (65,536; on a CPU 192)")
     flags.add_argument("--passages", help="a file of passages; needs --vocabulary")
     flags.add_argument("--vocabulary", help="a WordPiece vocab.txt, lower-cased")
     flags.add_argument("--max-tokens", type=int, default=256, help="of a passage")
@@ -57,7 +57,7 @@ def main():
     flags = read_flags()
     on_cpu = jax.default_backend() == "cpu"
     dtype = flags.dtype or ("float32" if on_cpu else "bfloat16")
-    num_rows = flags.rows or (128 if on_cpu else 65_536)
+    num_rows = flags.rows or (192 if on_cpu else 65_536)
     config = getattr(bert, flags.model)(dtype=dtype)
     mesh = partitioning.make_mesh()
     encoder = DualEncoder(config, shared=True)
