@@ -20,11 +20,11 @@ from art_jax.errors import ConfigError
 from art_jax.index.rows import DeviceRows, HostRows
 from art_jax.index.topk import sharded_top_k
 from art_jax.losses import distillation
-from art_jax.methods import cached_scores, write_back
 from art_jax.methods.workspace import TEACHER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
+from art_jax.teacher import cached_scores
 from art_jax.teacher.interface import Teacher
-from art_jax.training import chunks
+from art_jax.training import chunks, write_back
 from art_jax.training.loop import Problem
 from art_jax.types import Params
 
@@ -110,7 +110,11 @@ class Art:
         if self.cache_scores:
             score_batch, flush = cached_scores.open_scorer(
                 directory and directory / "teacher_scores",
-                workspace,
+                {
+                    "teacher": self.teacher.digest(tokenizer),
+                    "evidence": evidence.digest,
+                    "questions": cached_scores.questions_digest(queries.texts),
+                },
                 self.teacher,
                 teacher_params,
                 examples["teacher_questions"],

@@ -5,7 +5,7 @@ import numpy as np
 
 from art_jax import partitioning
 from art_jax.index.table import EmbeddingTable
-from art_jax.methods import write_back
+from art_jax.training import write_back
 
 
 def test_of_several_the_first_stays_and_what_is_not_finite_goes():

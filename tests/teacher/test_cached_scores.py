@@ -12,9 +12,9 @@ from art_jax import partitioning
 from art_jax.data.layouts import Layout
 from art_jax.errors import ConfigError
 from art_jax.index.refresh import refresh
-from art_jax.methods import cached_scores
 from art_jax.methods.art import Art
 from art_jax.methods.workspace import passage_side
+from art_jax.teacher import cached_scores
 from art_jax.training import loop, update
 
 K, BATCH, SEED = 5, 8, 3
@@ -158,6 +158,8 @@ def test_scores_are_kept_and_change_no_number(
     assert sum(teacher.scored) == 0
     tiny.assert_trees_equal(again, got)
 
+    with pytest.raises(ConfigError, match="needs a directory"):
+        art.bind(space, batch_size=BATCH, seed=SEED)
     other = Art(CountingTeacher(name="other"), num_passages=K, cache_scores=True)
     with pytest.raises(ConfigError):
         other.bind(space, batch_size=BATCH, seed=SEED, directory=tmp_path)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from art_jax import partitioning
 from art_jax.errors import ConfigError
 from art_jax.index.rows import DeviceRows, HostRows
-from art_jax.methods.workspace import TEACHER, Workspace
 from art_jax.teacher.interface import Teacher
 from art_jax.teacher.score_cache import ScoreCache
 from art_jax.types import Params
@@ -24,7 +23,7 @@ ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def open_scorer(
     directory: pathlib.Path | None,
-    workspace: Workspace,
+    key: Mapping[str, str],
     teacher: Teacher,
     params: Params,
     question_rows: np.ndarray,
@@ -35,8 +34,8 @@ def open_scorer(
     """Returns `score_batch` with a cache and a teacher, and what flushes the cache.
 
     Args:
-        directory: of the cache alone.
-        workspace: the parts of the run.
+        directory: of the cache alone; made where there is none.
+        key: what scores depend on, by name; see `ScoreCache.open`.
         teacher: asked for what is not known.
         params: its parameters.
         question_rows: [n, T] int32, every question as the teacher reads it.
@@ -44,34 +43,23 @@ def open_scorer(
         pairs_a_call: of the teacher, at most, but for the data axis.
 
     Raises:
-        ConfigError: there is no folder, or it holds other scores.
+        ConfigError: no folder is given, or it holds scores of another key.
     """
     if directory is None:
         raise ConfigError("cache_scores needs a directory to keep scores in.")
-    cache = open_cache(directory, workspace, teacher)
+    cache = ScoreCache.open(directory, key)
     score_pairs = build_score_pairs(
-        teacher, params, workspace, question_rows, passages, pairs_a_call=pairs_a_call
+        teacher, params, question_rows, passages, pairs_a_call=pairs_a_call
     )
     return functools.partial(score_batch, cache, score_pairs), cache.flush
 
 
-def open_cache(
-    directory: pathlib.Path, workspace: Workspace, teacher: Teacher
-) -> ScoreCache:
-    """Returns the scores kept in a folder, which is made where there is none.
-
-    Raises:
-        ConfigError: it holds scores of another teacher, other passages or questions.
-    """
-    questions = hashlib.sha256()
-    for text in workspace.queries.texts:
-        questions.update(text.encode() + b"\0")
-    key = {
-        "teacher": teacher.digest(workspace.tokenizers[TEACHER]),
-        "evidence": workspace.evidence.digest,
-        "questions": questions.hexdigest(),
-    }
-    return ScoreCache.open(directory, key)
+def questions_digest(texts: Sequence[str]) -> str:
+    """Returns a digest of questions in their order, by which a cache numbers them."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def score_batch(
@@ -108,7 +96,6 @@ def score_batch(
 def build_score_pairs(
     teacher: Teacher,
     params: Params,
-    workspace: Workspace,
     question_rows: np.ndarray,
     passages: DeviceRows | HostRows,
     *,
@@ -119,15 +106,15 @@ def build_score_pairs(
     Args:
         teacher: the teacher.
         params: its parameters.
-        workspace: the parts of the run.
         question_rows: [n, T] int32, every question as the teacher reads it.
         passages: the evidence as the teacher reads it.
         pairs_a_call: at most; rounded up to a multiple of the data axis. The last call
             is filled up.
     """
-    data_size = workspace.mesh.shape[partitioning.DATA_AXIS]
+    data_size = passages.mesh.shape[partitioning.DATA_AXIS]
+    sharding = partitioning.batch_sharding(passages.mesh)
     size = -(-pairs_a_call // data_size) * data_size
-    is_placed = not workspace.stream_tokens
+    is_placed = isinstance(passages, DeviceRows)
 
     @jax.jit
     def score(params, question_tokens, tokens, rows_P1):
@@ -145,8 +132,12 @@ def build_score_pairs(
             numbers = np.zeros(size, np.int64)
             numbers[:num_pairs] = questions[part]
             tokens = passages.tokens if is_placed else passages.gather(filled)
-            batch = workspace.put_batch({"q": question_rows[numbers], "r": filled})
-            found = score(params, batch["q"], tokens, batch["r"])
+            found = score(
+                params,
+                partitioning.put_global(question_rows[numbers], sharding),
+                tokens,
+                partitioning.put_global(filled, sharding),
+            )
             scores.append(partitioning.to_host(found)[:num_pairs, 0])
         return np.concatenate(scores)
 
