@@ -388,8 +388,10 @@ def show_memory(stage: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[
         yield f"  {name:26}{size / _GIB:9.3f}"
     yield f"  {'held all the time':26}{held / _GIB:9.3f}"
     for name, parts in memory["phases"].items():
-        words = ", ".join(f"{part} {size / _GIB:.3f}" for part, size in parts.items())
-        yield f"  + {name:24}{sum(parts.values()) / _GIB:9.3f}  {words}"
+        worth = {part: size for part, size in parts.items() if size >= _GIB / 1000}
+        words = ", ".join(f"{part} {size / _GIB:.3f}" for part, size in worth.items())
+        line = f"  + {name:24}{sum(parts.values()) / _GIB:9.3f}"
+        yield f"{line}  {words}" if len(worth) > 1 else line
     yield f"  {'peak':26}{memory['peak'] / _GIB:9.3f}"
 
 

@@ -12,6 +12,7 @@ from art_jax.index.search_options import SearchOptions
 from art_jax.methods.costs import work
 from art_jax.methods.costs.work import Work
 from art_jax.models import flops, t5
+from art_jax.models.collectives import sent_bytes
 from art_jax.teacher.query_likelihood import QueryLikelihoodTeacher
 from art_jax.teacher.t5_scoring import T5Teacher
 
@@ -191,6 +192,14 @@ def test_eight_devices_share_the_flops_of_the_real_update(real_run, cluster):
     # Traced is the whole batch, but the search of one device.
     others = sum(part.flops for name, part in parts.items() if name != "search")
     assert 8 * others + parts["search"].flops == pytest.approx(traced, rel=0.01)
+
+
+def test_devices_send_what_the_real_update_sends(real_run, cluster):
+    real = real_run(partitioning.make_mesh(4))
+    program = real.update.lower(*real.arguments).compile().as_text()
+    parts = work.step_work(real.sizes, real.sizes.stages[0], cluster(4))
+    predicted = sum(part.link_bytes for part in parts.values())
+    assert predicted == pytest.approx(sum(sent_bytes(program).values()), rel=0.05)
 
 
 def test_a_teachers_flops_are_those_of_the_chunks_it_computes(run, stage, cluster):
