@@ -110,8 +110,9 @@ def build_quantize(mesh: Mesh):
         size = min(_QUANTIZED_ROWS, shard_rows)
 
         def write_block(block, quantized):
-            # The last block may overlap the one before, and writes the same there.
-            start = jnp.minimum(block * size, shard_rows - size)
+            # Reading and writing both move the last block up to where it fits; it then
+            # overlaps the one before, and writes the same there.
+            start = block * size
             values = slice_rows(embeddings_SD, start, size)
             return jax.tree.map(
                 lambda whole, part: jax.lax.dynamic_update_slice_in_dim(

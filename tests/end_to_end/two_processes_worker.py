@@ -224,7 +224,8 @@ def main(directory: pathlib.Path) -> None:
     assert sorted(laid_out) == refreshed_rows
     assert not (directory / "parts").exists()
     np.testing.assert_array_equal(
-        partitioning.to_host(repeated.embeddings), partitioning.to_host(final.embeddings)
+        partitioning.to_host(repeated.embeddings),
+        partitioning.to_host(final.embeddings),
     )
     table.save_table(final, directory / "index")
     loaded = table.load_table(directory / "index", mesh)

@@ -124,7 +124,8 @@ def test_published_settings(
     assert adam == (0.9, 0.999, 1e-8)
     assert (method.temperature, method.teacher_scale) == (None, 1.0)
     assert method.dropout
-    assert not (method.exclude_source or method.write_back or method.cache_scores)
+    extras = (method.exclude_source, method.write_back, method.cache_scores)
+    assert extras == (False, False, False)
     assert (stage.rolling_refresh, stage.num_chunks) == (False, 1)
     assert method.teacher.config.emb_dim == teacher_width
     assert method.teacher.max_passage_tokens == 512

@@ -148,13 +148,41 @@ def test_an_equal_bound_leaves_it_open_and_no_bound_does_not(kth, next_bound, wa
 @hypothesis.given(seed=st.integers(0, 10_000))
 @pytest.mark.parametrize(("num_groups", "num_best"), [(5, 5), (700, 3), (9000, 2)])
 def test_best_groups_are_those_of_a_stable_sort(num_groups, num_best, seed):
-    # 9,000 groups and 2 of them: groups of groups of groups.
-    bounds = np.random.default_rng(seed).integers(0, 40, (num_groups, 2))
-    bounds = np.where(bounds < 35, bounds, np.inf).astype(np.float32)
+    # 9,000 groups and 2 of them: groups of groups of groups. Few are high, some equal.
+    bounds = np.random.default_rng(seed).geometric(0.3, (num_groups, 2))
+    bounds = bounds.astype(np.float32)
+    bounds[seed % num_groups, 0] = np.inf
+    bounds[-1, 1] = np.inf
     got, groups = jax.jit(group_search.best_groups, static_argnums=1)(bounds, num_best)
     want = np.argsort(-bounds, axis=0, kind="stable")[:num_best].T
     np.testing.assert_array_equal(groups, want)
     np.testing.assert_array_equal(got, np.take_along_axis(bounds.T, want, axis=1))
+
+
+@pytest.mark.parametrize("num_groups", [3, 700])
+def test_bounds_of_zero_are_equal_whatever_their_sign(num_groups):
+    bounds = np.full((num_groups, 1), -1, np.float32)
+    bounds[1], bounds[2] = -0.0, 0.0
+    _, groups = group_search.best_groups(jnp.asarray(bounds), 1)
+    assert groups == 1
+
+
+def test_more_groups_than_there_are_find_every_row_once(small_integers, full_sort):
+    # The last group has two rows of four; and 12 groups are rescored where 3 are.
+    queries, table = small_integers(5, BATCH, WIDTH), small_integers(6, 10, WIDTH)
+    found, next_bound = search(
+        queries,
+        table,
+        jnp.int32(10),
+        no_rows(),
+        k=12,
+        num_rescored=12,
+        sizes=GroupSizes(4, 8, 8, 3),
+    )
+    want_scores, want_rows = full_sort(queries, table, 12)
+    np.testing.assert_array_equal(found.scores, want_scores)
+    np.testing.assert_array_equal(found.rows, want_rows)
+    assert (np.asarray(next_bound) == -np.inf).all()
 
 
 def test_the_shard_of_later_rows_finds_their_numbers(small_integers, full_sort):

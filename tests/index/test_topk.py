@@ -156,6 +156,17 @@ def test_the_kernel_finds_the_same(
     assert_same(found, full_sort(queries, table, 4, excluded))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_queries_are_rounded_to_the_dtype_of_the_table(method, place):
+    mesh = partitioning.make_mesh(1)
+    generator = np.random.default_rng(12)
+    table = place(generator.normal(size=(200, 8)), mesh, "bfloat16")
+    queries = generator.normal(size=(2, 8)).astype(np.float32)
+    rounded = queries.astype(jnp.bfloat16).astype(np.float32)
+    found = search(mesh, queries, table, 200, 3, method=method)
+    assert_same(found, jax.tree.leaves(search(mesh, rounded, table, 200, 3)))
+
+
 @pytest.fixture
 def exact_scans(monkeypatch):
     """One entry for every block of rows that is scored exactly."""
