@@ -127,8 +127,8 @@ def build_write_rows(mesh: Mesh):
     def write(embeddings_SD, int8_rows_S, rows_n, values_nD):
         shard_rows = embeddings_SD.shape[0]
         local_n = rows_n - jax.lax.axis_index(partitioning.ROW_AXES) * shard_rows
-        is_here_n = (rows_n >= 0) & (local_n >= 0) & (local_n < shard_rows)
-        # Rows held elsewhere point past the shard and are dropped.
+        # Rows held elsewhere, and -1, point past the shard and are dropped.
+        is_here_n = (local_n >= 0) & (local_n < shard_rows)
         local_n = jnp.where(is_here_n, local_n, shard_rows)
 
         def write_leaf(leaf, values):

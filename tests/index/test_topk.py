@@ -30,11 +30,13 @@ def assert_same(found, want):
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "dtype"), [(1024, "float32"), (1013, "bfloat16")], ids=str
+    ("num_rows", "padding", "dtype"),
+    [(1024, 0, "float32"), (1013, 400, "bfloat16")],
+    ids=str,
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_equals_a_full_sort_for_any_number_of_shards(
-    mesh, num_rows, method, dtype, small_integers, full_sort, place
+    mesh, num_rows, padding, method, dtype, small_integers, full_sort, place
 ):
     queries, table = small_integers(0, 5, 6), small_integers(1, num_rows, 6)
     _, best = full_sort(queries, table, 20)
@@ -42,7 +44,7 @@ def test_equals_a_full_sort_for_any_number_of_shards(
     found = search(
         mesh,
         queries,
-        place(table, mesh, dtype),
+        place(np.pad(table, ((0, padding), (0, 0)), constant_values=9), mesh, dtype),
         num_rows,
         7,
         excluded,
