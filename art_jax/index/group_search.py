@@ -33,7 +33,7 @@ from art_jax.index.block_search import keep_best
 from art_jax.index.table_rows import tie
 from art_jax.types import SearchResults
 
-_FANOUT = 32
+_FANOUT = 8
 
 # (first row of a segment within the shard, its rows) -> [groups, B] float32, what no
 # score of a group exceeds; -inf where no row of it holds a passage, inf for NaN.

@@ -36,6 +36,7 @@ def test_the_question_becomes_ids_and_the_rest_stays():
         "query_pretokenized",
         "question_id",
         "answers",
+        "answer_groups",
         "relevant_ids",
         "source_id",
     }
