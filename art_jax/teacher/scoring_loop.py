@@ -322,25 +322,6 @@ def _find_mesh(*arrays: jax.Array) -> AbstractMesh | None:
     return None
 
 
-def _spread(self, array: jax.Array) -> jax.Array:
-    return _spread(array, self.mesh)
-
-
-def _find_mesh(*arrays: jax.Array) -> AbstractMesh | None:
-    """The mesh that arrays are on, also while they are traced; None: none."""
-    for array in arrays:
-        mesh = jax.typeof(array).sharding.mesh
-        if DATA_AXIS in mesh.shape:
-            return mesh
-    return None
-
-
-def _num_groups(mesh: AbstractMesh | None, num_questions: int) -> int:
-    """Places of the data axis; 1 where they cannot share the questions evenly."""
-    places = 1 if mesh is None else mesh.shape[DATA_AXIS]
-    return places if num_questions % places == 0 else 1
-
-
 def _spread(array: jax.Array, mesh: AbstractMesh | None) -> jax.Array:
     """An array whose first axis is of groups, each where its questions are."""
     if mesh is None or array.shape[0] != mesh.shape[DATA_AXIS]:
