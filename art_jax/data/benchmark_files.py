@@ -4,6 +4,7 @@ Every reader takes a path, plain or gzipped, and yields `Question`s in the file'
 Formats that `read_questions` knows (NQ-open, tables of DPR and ART) need none of these.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ def read_kilt_questions(path: Path) -> Iterator[Question]:
 def read_judged_questions(
     questions_path: Path, judgments_path: Path
 ) -> Iterator[Question]:
-    """Questions with the passages that judgments call relevant.
+    """Questions with the passages that judgments call relevant, and their grades.
 
     Those of BEIR (`queries.jsonl`, `qrels/test.tsv`) and of MS MARCO
     (`queries.dev.small.tsv`, `qrels.dev.small.tsv`). Questions without a relevant
@@ -167,10 +168,13 @@ def read_judged_questions(
         if grades is None:
             continue
         missing.discard(question.question_id)
-        relevant = tuple(one for one, grade in grades.items() if grade > 0)
+        relevant = {one: grade for one, grade in grades.items() if grade > 0}
         if relevant:
-            yield Question(
-                question.question_id, question.text, question.answers, relevant
+            is_graded = max(relevant.values()) > 1
+            yield dataclasses.replace(
+                question,
+                relevant_ids=tuple(relevant),
+                grades=tuple(relevant.values()) if is_graded else (),
             )
     if missing:
         raise DataError(

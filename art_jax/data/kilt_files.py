@@ -36,6 +36,11 @@ class Provenance:
     end_paragraph: int | None = None
     bleu_score: float | None = None
 
+    @property
+    def evidence_id(self) -> str:
+        """The id of the paragraph; of the page, where no paragraph is given."""
+        return evidence_id(self.wikipedia_id, self.end_paragraph)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Output:
@@ -59,9 +64,38 @@ class KiltItem:
     outputs: tuple[Output, ...] = ()
 
     def question(self) -> Question:
-        """The item as a question, with the distinct answers of its outputs."""
+        """The item as a question, with the distinct answers of its outputs.
+
+        And with the distinct places of each output that has any, as evidence.
+        """
         answers = dict.fromkeys(out.answer for out in self.outputs if out.answer)
-        return Question(self.item_id, self.text, tuple(answers))
+        evidence = tuple(
+            tuple(dict.fromkeys(place.evidence_id for place in out.provenance))
+            for out in self.outputs
+            if out.provenance
+        )
+        return Question(self.item_id, self.text, tuple(answers), evidence=evidence)
+
+
+def evidence_id(wikipedia_id: object, end_paragraph: object = None) -> str:
+    """The id of a page, or of the paragraph of it that a piece of text ends in.
+
+    "12" or "12+3". A passage has a third part, which counts those that end in its
+    paragraph: "12+3+0".
+    """
+    page = str(wikipedia_id).strip()
+    return page if end_paragraph is None else f"{page}+{end_paragraph}"
+
+
+def page_of(one: str) -> str:
+    """The page that the id of a page, a paragraph or a passage is of."""
+    return one.partition("+")[0]
+
+
+def paragraph_of(one: str) -> str | None:
+    """The paragraph that the id of a paragraph or a passage is of; None of a page."""
+    parts = one.split("+")
+    return "+".join(parts[:2]) if len(parts) > 1 else None
 
 
 def read_kilt(path: str | os.PathLike) -> Iterator[KiltItem]:

@@ -6,6 +6,7 @@ training needs no iterator state and no shuffle buffer. Neither this module nor
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -23,24 +24,41 @@ class QuestionTable:
     """n questions, in the order of their file.
 
     tokens: [n, Q] int32, `[CLS] question [SEP]`, then padding.
-    texts: the n questions.
-    question_ids: unique in their file; a mixture of files may repeat them.
-    answers: for each question, those it counts as right; evaluation only.
-    relevant_ids: for each question, passage ids known to be right; evaluation only.
-    source_ids: for each question, id of the passage it was made from, or "".
+    questions: the n questions with all that is known of them.
     """
 
     tokens: np.ndarray
-    texts: tuple[str, ...]
-    question_ids: tuple[str, ...]
-    answers: tuple[tuple[str, ...], ...]
-    relevant_ids: tuple[tuple[str, ...], ...]
-    source_ids: tuple[str, ...]
+    questions: tuple[Question, ...]
 
     @property
     def num_questions(self) -> int:
         """The number of questions, n."""
-        return len(self.texts)
+        return len(self.questions)
+
+    @functools.cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The n questions as texts."""
+        return tuple(question.text for question in self.questions)
+
+    @functools.cached_property
+    def question_ids(self) -> tuple[str, ...]:
+        """Ids, unique in their file; a mixture of files may repeat them."""
+        return tuple(question.question_id for question in self.questions)
+
+    @functools.cached_property
+    def answers(self) -> tuple[tuple[str, ...], ...]:
+        """For each question, those it counts as right; evaluation only."""
+        return tuple(question.answers for question in self.questions)
+
+    @functools.cached_property
+    def relevant_ids(self) -> tuple[tuple[str, ...], ...]:
+        """For each question, passage ids known to be right; evaluation only."""
+        return tuple(question.relevant_ids for question in self.questions)
+
+    @functools.cached_property
+    def source_ids(self) -> tuple[str, ...]:
+        """For each question, id of the passage it was made from, or ""."""
+        return tuple(question.source_id for question in self.questions)
 
 
 def query_layout(tokenizer: WordPieceTokenizer, max_tokens: int) -> Layout:
@@ -192,11 +210,4 @@ def make_question_table(
         raise DataError("there are no questions: the file or split is empty")
     if len(tokens) != len(questions):
         raise ValueError(f"{len(tokens)} rows of tokens, {len(questions)} questions")
-    return QuestionTable(
-        tokens=tokens,
-        texts=tuple(question.text for question in questions),
-        question_ids=tuple(question.question_id for question in questions),
-        answers=tuple(question.answers for question in questions),
-        relevant_ids=tuple(question.relevant_ids for question in questions),
-        source_ids=tuple(question.source_id for question in questions),
-    )
+    return QuestionTable(tokens, tuple(questions))

@@ -5,7 +5,8 @@ Three formats, each also gzipped (told by content, not by name):
 - `.txt`: one question a line; its id is its line number.
 - `.jsonl`, as in BEIR, NQ-open and others: an object with `text` or `question`, and
   as far as known `_id` (or `id`, `question_id`; otherwise the line number), `answers`
-  (or `answer`; a string or several), `relevant_ids`, `source_id`, `answer_groups`.
+  (or `answer`; a string or several), `relevant_ids`, `grades`, `source_id`,
+  `answer_groups`, `evidence`.
 - `.csv` or `.tsv`, as DPR and ART publish them: `question<TAB>["answer", ...]`, without
   a header; the answers are a JSON or a Python list of strings. Quotes as for passages.
 
@@ -45,6 +46,9 @@ class Question:
         none; training may exclude it from the question's own candidates.
     answer_groups: of a question with several answers, each of them with its aliases;
         () where all of `answers` are aliases of one.
+    grades: of `relevant_ids`, in their order, each 1 or more; () where all are 1.
+    evidence: of each of KILT's outputs that has any, the ids of what supports it,
+        see `kilt_files.evidence_id`; evaluation only.
     """
 
     question_id: str
@@ -53,6 +57,19 @@ class Question:
     relevant_ids: tuple[str, ...] = ()
     source_id: str = ""
     answer_groups: tuple[tuple[str, ...], ...] = ()
+    grades: tuple[int, ...] = ()
+    evidence: tuple[tuple[str, ...], ...] = ()
+
+
+# What a JSON line of a question holds beside its id and text, where there is any.
+_MORE_KEYS = (
+    "answers",
+    "relevant_ids",
+    "grades",
+    "source_id",
+    "answer_groups",
+    "evidence",
+)
 
 
 def read_questions(path: str | os.PathLike) -> Iterator[Question]:
@@ -112,7 +129,7 @@ def write_questions(path: str | os.PathLike, questions: Iterable[Question]) -> i
             if not seen_ids.add(question.question_id):
                 raise DataError(f"the id {question.question_id!r} is given twice.")
             record = {"_id": question.question_id, "text": question.text}
-            for key in ("answers", "relevant_ids", "source_id", "answer_groups"):
+            for key in _MORE_KEYS:
                 if getattr(question, key):
                     record[key] = getattr(question, key)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -125,18 +142,27 @@ def check_question(
     """Raises where a question cannot be asked or named.
 
     Raises:
-        DataError: the id or the text holds nothing that can be seen, or any part
-            cannot be written as UTF-8.
+        DataError: the id or the text holds nothing that can be seen, any part cannot
+            be written as UTF-8, or grades are below 1 or not one a relevant passage.
     """
     parts = (question.question_id, question.text, question.source_id)
-    aliases = (alias for group in question.answer_groups for alias in group)
-    for part in (*parts, *question.answers, *question.relevant_ids, *aliases):
+    groups = (*question.answer_groups, *question.evidence)
+    grouped = (part for group in groups for part in group)
+    for part in (*parts, *question.answers, *question.relevant_ids, *grouped):
         text_files.checked_text(part, "a question", path, number)
     if not text_files.is_visible(question.question_id):
         raise DataError("the id is empty. Give each question its own.", path, number)
     if not text_files.is_visible(question.text):
         raise DataError(
             "the question is empty. Give it text or take the line out.", path, number
+        )
+    grades, num_relevant = question.grades, len(question.relevant_ids)
+    if grades and (len(grades) != num_relevant or min(grades) < 1):
+        raise DataError(
+            f"the grades {grades} of {num_relevant} relevant passages: there must be "
+            "one for each, 1 or more. Leave out passages that are not relevant.",
+            path,
+            number,
         )
 
 
@@ -239,28 +265,33 @@ def _question_of(
         json_strings(record, answer_key, path, number),
         json_strings(record, "relevant_ids", path, number),
         source_id or "",
-        _answer_groups(record, path, number),
+        _json_groups(record, "answer_groups", path, number),
+        _json_grades(record, path, number),
+        _json_groups(record, "evidence", path, number),
     )
 
 
-def _answer_groups(
-    record: dict[str, Any], path: str | os.PathLike, number: int
+def _json_groups(
+    record: dict[str, Any], key: str, path: str | os.PathLike, number: int
 ) -> tuple[tuple[str, ...], ...]:
-    groups = record.get("answer_groups")
+    groups = record.get(key)
     if groups is None:
         return ()
     if not isinstance(groups, list) or not all(
         isinstance(group, list) and group for group in groups
     ):
-        raise DataError(
-            "'answer_groups' must be a list of answers, each a list of its aliases.",
-            path,
-            number,
-        )
-    return tuple(
-        json_strings({"answer_groups": group}, "answer_groups", path, number)
-        for group in groups
-    )
+        each = "a list of its aliases" if key == "answer_groups" else "a list of ids"
+        raise DataError(f"{key!r} must be a list, each of it {each}.", path, number)
+    return tuple(json_strings({key: group}, key, path, number) for group in groups)
+
+
+def _json_grades(
+    record: dict[str, Any], path: str | os.PathLike, number: int
+) -> tuple[int, ...]:
+    grades = record.get("grades") or []
+    if not isinstance(grades, list) or not all(type(grade) is int for grade in grades):
+        raise DataError("'grades' must be a list of whole numbers.", path, number)
+    return tuple(grades)
 
 
 def json_strings(

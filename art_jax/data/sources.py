@@ -1,8 +1,9 @@
 """SeqIO sources over files of questions, and where those files are.
 
 An example is one question: the strings `question`, `question_id` and `source_id`, the
-lists of strings `answers` and `relevant_ids`, either of which may be empty, and the
-string `answer_groups`, a JSON list of lists.
+lists of strings `answers` and `relevant_ids`, either of which may be empty, and as
+strings of JSON `grades`, a list of numbers, `answer_groups` and `evidence`, lists of
+lists.
 TensorFlow is imported, and a file opened, only when a dataset is built.
 """
 
@@ -18,6 +19,7 @@ from art_jax.errors import ConfigError
 DATA_DIR_VARIABLE = "ART_JAX_DATA_DIR"
 # Pads lists of strings; questions never hold a NUL character.
 NO_TEXT = b"\0"
+_JSON_FIELDS = ("answer_groups", "grades", "evidence")
 
 QuestionFile = str | os.PathLike | Callable[[], str | os.PathLike]
 
@@ -111,9 +113,12 @@ def question_dataset(questions: Sequence[Question]):
             "relevant_ids": lists([question.relevant_ids for question in questions]),
             "source_id": strings([question.source_id for question in questions]),
             # SeqIO cannot pad lists of lists of unequal lengths.
-            "answer_groups": strings(
-                [json.dumps(question.answer_groups) for question in questions]
-            ),
+            **{
+                name: strings(
+                    [json.dumps(getattr(question, name)) for question in questions]
+                )
+                for name in _JSON_FIELDS
+            },
         }
     )
 
@@ -138,13 +143,16 @@ def question_of_example(example: Mapping) -> Question:
     def texts(name: str) -> tuple[str, ...]:
         return tuple(text.decode() for text in example.get(name, ()) if text != NO_TEXT)
 
+    def values(name: str) -> list:
+        return json.loads(example.get(name, b"[]").decode())
+
     return Question(
         question_id=example["question_id"].decode(),
         text=example["query_pretokenized"].decode(),
         answers=texts("answers"),
         relevant_ids=texts("relevant_ids"),
         source_id=example.get("source_id", b"").decode(),
-        answer_groups=tuple(
-            map(tuple, json.loads(example.get("answer_groups", b"[]").decode()))
-        ),
+        answer_groups=tuple(map(tuple, values("answer_groups"))),
+        grades=tuple(values("grades")),
+        evidence=tuple(map(tuple, values("evidence"))),
     )

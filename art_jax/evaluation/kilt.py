@@ -11,6 +11,8 @@ Source: Petroni et al., arXiv:2009.02252, and the behaviour of its official eval
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from art_jax.data.kilt_files import evidence_id as evidence_id
+from art_jax.data.kilt_files import page_of
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import text_measures
 
@@ -37,17 +39,6 @@ class Guess:
 
     ids: tuple[str, ...]
     answer: str | None = None
-
-
-def evidence_id(wikipedia_id: object, end_paragraph_id: object = None) -> str:
-    """The id of a page, or of a paragraph of it, as `Gold` and `Guess` hold it."""
-    page = str(wikipedia_id).strip()
-    return page if end_paragraph_id is None else f"{page}+{end_paragraph_id}"
-
-
-def page_of(one: str) -> str:
-    """The page that the id of a page or a paragraph is of."""
-    return one.partition("+")[0]
 
 
 def r_precision(ids: Sequence[str], evidence: Sequence[frozenset[str]]) -> float:

@@ -112,6 +112,9 @@ def test_judged_questions(tmp_path, name, questions):
     questions = write(tmp_path, questions, name)
     judgments = write(tmp_path, "b 0 p1 0\nb 0 p2 2\nb 0 p3 1\na 0 p1 0\n", "qrels")
     got = list(benchmark_files.read_judged_questions(questions, judgments))
+    assert got == [Question("b", "y?", (), ("p2", "p3"), grades=(2, 1))]
+    alike = write(tmp_path, "b 0 p2 1\nb 0 p1 -1\nb 0 p3 1\n", "alike")
+    got = list(benchmark_files.read_judged_questions(questions, alike))
     assert got == [Question("b", "y?", (), ("p2", "p3"))]
     strange = write(tmp_path, "z 0 p1 1\n", "other")
     with pytest.raises(DataError, match="1 questions of .*other are not there.*'z'"):

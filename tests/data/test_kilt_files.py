@@ -77,8 +77,25 @@ def test_a_line_as_published(tmp_path):
     first, second = kilt_files.read_kilt(path)
     want = Provenance("1645518", "Six Nations", 1, 1, 1.0)
     assert first.outputs == (Output("us", (want,)), Output("us"), Output("", (want,)))
-    assert first.question() == Question("-42", "who?", ("us",))
+    evidence = (("1645518+1",), ("1645518+1",))
+    assert first.question() == Question("-42", "who?", ("us",), evidence=evidence)
     assert second == KiltItem("b", "test")
+
+
+def test_a_question_has_each_place_of_an_output_once():
+    places = [Provenance("7", end_paragraph=p) for p in (2, None, 2, 0)]
+    item = KiltItem("a", "x", (Output("", tuple(places)), Output("y")))
+    assert item.question().evidence == (("7+2", "7", "7+0"),)
+
+
+def test_ids_of_pages_paragraphs_and_passages():
+    assert kilt_files.evidence_id(" 12 ") == "12"
+    assert kilt_files.evidence_id(12, 3) == "12+3"
+    for one in ("12", "12+3", "12+3+0"):
+        assert kilt_files.page_of(one) == "12"
+    assert kilt_files.paragraph_of("12+3+0") == kilt_files.paragraph_of("12+3")
+    assert kilt_files.paragraph_of("12+3") == "12+3"
+    assert kilt_files.paragraph_of("12") is None
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_the_question_becomes_ids_and_the_rest_stays():
         "question_id",
         "answers",
         "answer_groups",
+        "grades",
+        "evidence",
         "relevant_ids",
         "source_id",
     }

@@ -15,10 +15,10 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = (*SPECIAL, "who", "wrote", "it", "?", "cat")
 TOKENIZER = WordPieceTokenizer(PIECES)
 QUESTIONS = [
-    Question("q3", "Who wrote it?", ("Ann", "Ána"), ("p7", "p8"), "p7"),
+    Question("q3", "Who wrote it?", ("Ann", "Ána"), ("p7", "p8"), "p7", (), (2, 1)),
     Question("q1", "cat " * 20),
     Question("q2", "cat who wrote it", ("",)),
-    Question("q0", "[SEP] it"),
+    Question("q0", "[SEP] it", answer_groups=(("a",),), evidence=(("1+2", "3"),)),
 ]
 
 
@@ -70,6 +70,7 @@ def test_without_seqio_by_hand():
         ],
     )
     assert table.num_questions == 4
+    assert table.questions == tuple(QUESTIONS)
     assert table.texts[3] == "[SEP] it"
     assert table.question_ids == ("q3", "q1", "q2", "q0")
     assert table.answers == (("Ann", "Ána"), (), ("",), ())

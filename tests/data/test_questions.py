@@ -12,6 +12,9 @@ from art_jax.errors import ConfigError, DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 visible = texts.filter(text_files.is_visible)
+groups = st.lists(st.lists(texts, min_size=1, max_size=2).map(tuple), max_size=2).map(
+    tuple
+)
 
 
 def put(path, content):
@@ -120,9 +123,9 @@ def test_python_lists_of_strings_are_read(values):
             st.lists(texts, max_size=3).map(tuple),
             st.lists(texts, max_size=3).map(tuple),
             texts,
-            st.lists(
-                st.lists(texts, min_size=1, max_size=2).map(tuple), max_size=2
-            ).map(tuple),
+            groups,
+            st.just(()),
+            groups,
         ),
         min_size=1,
         max_size=4,
@@ -175,6 +178,30 @@ FAULTS = {
         1,
         "a list of its aliases",
     ),
+    "evidence": (
+        "q.jsonl",
+        '{"text": "x", "evidence": [["1+2"], []]}\n',
+        1,
+        "'evidence' must be a list, each of it a list of ids",
+    ),
+    "grades": (
+        "q.jsonl",
+        '{"text": "x", "relevant_ids": ["p"], "grades": [true]}\n',
+        1,
+        "list of whole numbers",
+    ),
+    "number of grades": (
+        "q.jsonl",
+        '{"text": "x", "relevant_ids": ["p", "r"], "grades": [2]}\n',
+        1,
+        "of 2 relevant passages: there must be one for each",
+    ),
+    "grade of nothing": (
+        "q.jsonl",
+        '{"text": "x", "relevant_ids": ["p"], "grades": [0]}\n',
+        1,
+        "1 or more",
+    ),
     "surrogate": ("q.jsonl", '{"text": "x", "answers": ["\\udc00"]}\n', 1, "U\\+DC00"),
 }
 
@@ -196,12 +223,25 @@ def test_a_fault_is_one_error_with_its_line(tmp_path, fault):
         ([Question("", "x")], "id is empty"),
         ([Question("a", "x", ("\ud800",))], "surrogate"),
         ([Question("a", "x", answer_groups=(("\ud800",),))], "surrogate"),
+        ([Question("a", "x", evidence=(("\ud800",),))], "surrogate"),
+        ([Question("a", "x", grades=(1,))], "of 0 relevant passages"),
     ],
 )
 def test_what_cannot_be_written_leaves_no_file(tmp_path, log, message):
     with pytest.raises(DataError, match=message):
         write_questions(tmp_path / "q.jsonl", log)
     assert not list(tmp_path.iterdir())
+
+
+def test_grades_and_evidence_are_kept(tmp_path):
+    log = [
+        Question("a", "x", relevant_ids=("p", "r"), grades=(2, 1)),
+        Question("b", "y", evidence=(("7+1", "7"), ("9+0",))),
+    ]
+    path = tmp_path / "q.jsonl"
+    write_questions(path, log)
+    assert list(read_questions(path)) == log
+    assert '"grades": [2, 1]' in path.read_text()
 
 
 def test_only_json_lines_hold_all_of_a_question(tmp_path):

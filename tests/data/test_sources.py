@@ -12,6 +12,8 @@ QUESTIONS = [
     Question("q1", "who?", ("Ann", "Ána"), ("p7", "p8"), "p7"),
     Question("q2", "what?"),
     Question("q3", "where?", ("",), answer_groups=(("Bonn", "Bönn"), ("Rome",))),
+    Question("q4", "how?", (), ("p1", "p2"), grades=(3, 1)),
+    Question("q5", "which?", evidence=(("7+1", "8+0"), ("9",))),
 ]
 
 
