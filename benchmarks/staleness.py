@@ -79,7 +79,7 @@ def main() -> None:
     if not args.json:
         show_table(results)
         results = {}
-    figures = {"variants": results} if results else {}
+    figures = {"results": results} if results else {}
     facts = {
         "num_passages_of_evidence": space.evidence.num_passages,
         "num_questions": space.queries.num_questions,
