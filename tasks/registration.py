@@ -1,6 +1,7 @@
 """What every retrieval task is made of."""
 
-from art_jax.data import preprocessors, sources, vocabularies
+from art_jax.data import example_sources, preprocessors, sources, vocabularies
+from art_jax.data.examples import TrainingExample
 from art_jax.data.host_tensorflow import seqio
 from art_jax.evaluation import evaluator
 
@@ -24,4 +25,22 @@ def add_task(name, readers, *, ks=DEFAULT_KS, match="string"):
             "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
         },
         metric_objs=[evaluator.TopKAccuracy(ks=ks, match=match)],
+    )
+
+
+def add_example_task(name, readers, *, kind=TrainingExample):
+    """Registers a task of questions with passages, to train on; it has no metric.
+
+    Args:
+        name: of the task.
+        readers: for each split, a function that gives its examples.
+        kind: of the examples, `TrainingExample` or `RankedQuestion`.
+    """
+    seqio.TaskRegistry.add(
+        name,
+        source=example_sources.example_source(readers, kind),
+        preprocessors=[preprocessors.tokenize_questions],
+        output_features={
+            "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
+        },
     )

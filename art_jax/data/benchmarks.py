@@ -9,7 +9,8 @@ import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
-from art_jax.data import benchmark_files, sources
+from art_jax.data import benchmark_files, example_files, sources
+from art_jax.data.examples import TrainingExample
 from art_jax.data.questions import Question, read_questions
 from art_jax.errors import ConfigError
 
@@ -54,6 +55,24 @@ class JudgedSet:
     folder: str
     questions: Mapping[str, str]
     judgments: Mapping[str, str]
+    url: str
+    licence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSet:
+    """Questions with passages to train a retriever on, in DPR's format.
+
+    name: of its task.
+    folder: in the data directory.
+    files: for each split, the name of its file.
+    url: where it is published.
+    licence: in short; what its publisher says counts.
+    """
+
+    name: str
+    folder: str
+    files: Mapping[str, str]
     url: str
     licence: str
 
@@ -296,6 +315,70 @@ BEIR = tuple(
 )
 
 
+_BIENCODER_STEMS = ("nq", "trivia", "squad1", "webquestions", "curatedtrec")
+
+# What DPR's retrievers were trained on; the last has the negatives that a first
+# retriever took for answers.
+BIENCODER = tuple(
+    ExampleSet(
+        name=f"biencoder_{name}",
+        folder="dpr",
+        files={split: f"biencoder-{stem}-{split}.json" for split in splits},
+        url=_DPR,
+        licence="CC BY-NC 4.0",
+    )
+    for name, stem, splits in (
+        *((stem, stem, ("train", "dev")) for stem in _BIENCODER_STEMS),
+        ("nq_adv_hn", "nq-adv-hn", ("train",)),
+    )
+)
+
+# The eight sets of KILT with training evidence, as the multi-task retriever's authors
+# made training examples of them.
+_MULTIKILT_STEMS = {
+    "nq": "nq",
+    "wow": "wow",
+    "trex": "trex",
+    "triviaqa": "triviaqa",
+    "hotpotqa": "hotpotqa",
+    "zeroshot_re": "zeroshot",
+    "fever": "fever",
+    "aidayago2": "aidayago2",
+}
+MULTIKILT = tuple(
+    ExampleSet(
+        name=f"multikilt_{task}",
+        folder="ur",
+        files={split: f"{stem}-{split}-multikilt.json" for split in ("train", "dev")},
+        url="https://github.com/facebookresearch/DPR (issue 186: "
+        f"https://dl.fbaipublicfiles.com/ur/data/retriever/{stem}-train-"
+        "multikilt.json.gz and its like)",
+        licence="CC BY-NC 4.0, and those of the sets it is made of",
+    )
+    for task, stem in _MULTIKILT_STEMS.items()
+)
+
+
+def example_readers(
+    benchmark: ExampleSet,
+) -> dict[str, Callable[[], Iterator[TrainingExample]]]:
+    """Returns, for each split, what reads its examples once it is called.
+
+    Examples without a positive passage are left out, as by DPR's loader. What is called
+    raises ConfigError where the file is missing, as for `readers`.
+    """
+    return {
+        split: functools.partial(_read_examples, benchmark, split)
+        for split in benchmark.files
+    }
+
+
+def _read_examples(benchmark: ExampleSet, split: str) -> Iterator[TrainingExample]:
+    path = _find(benchmark, (benchmark.files[split],))
+    examples = example_files.read_examples(path, "dpr")
+    return (example for example in examples if example.positives)
+
+
 def readers(benchmark: QuestionSet | JudgedSet) -> Readers:
     """Returns, for each split, what reads its questions once it is called.
 
@@ -318,7 +401,9 @@ def _read_split(benchmark: QuestionSet | JudgedSet, split: str) -> Iterator[Ques
     return (benchmark.read_own if is_own else read_questions)(path)
 
 
-def _find(benchmark: QuestionSet | JudgedSet, names: tuple[str, ...]) -> pathlib.Path:
+def _find(
+    benchmark: QuestionSet | JudgedSet | ExampleSet, names: tuple[str, ...]
+) -> pathlib.Path:
     """The first file of these names, plain or gzipped, in the benchmark's folder."""
     folder = sources.data_directory() / (benchmark.folder or benchmark.name)
     for name in names:

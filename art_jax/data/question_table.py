@@ -7,10 +7,12 @@ training needs no iterator state and no shuffle buffer. Neither this module nor
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from art_jax.data import sources
 from art_jax.data.layouts import Layout, layout_token_lists
 from art_jax.data.questions import Question
 from art_jax.data.tokenizers import WordPieceTokenizer
@@ -118,7 +120,7 @@ def read_question_table(
     """
     questions, rows = [], []
     for task in tasks_with_split(task_or_mixture, split):
-        for tokens, some_questions in _read_task(task, split, max_tokens):
+        for tokens, some_questions in read_task(task, split, max_tokens):
             rows.append(tokens)
             questions.extend(some_questions)
     return make_question_table(questions, np.concatenate(rows) if rows else ())
@@ -163,11 +165,25 @@ def _tasks(task_or_mixture: str) -> list:
     return seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
 
 
-def _read_task(
-    task, split: str, max_tokens: int
-) -> Iterator[tuple[np.ndarray, list[Question]]]:
-    """Yields tokens [b, Q] and b questions of a SeqIO task, some at a time."""
-    from art_jax.data import feature_converters, sources
+def read_task(
+    task,
+    split: str,
+    max_tokens: int,
+    make_row: Callable[[Mapping], Any] = sources.question_of_example,
+) -> Iterator[tuple[np.ndarray, list]]:
+    """Yields tokens [b, Q] and b questions of a SeqIO task, some at a time.
+
+    Args:
+        task: of SeqIO, as `tasks_with_split` gives them.
+        split: of the task.
+        max_tokens: Q, [CLS] and [SEP] included.
+        make_row: from an example's fields to what is yielded in place of a question,
+            such as `example_sources.example_of_fields`.
+
+    Raises:
+        DataError: the task's file breaks its format.
+    """
+    from art_jax.data import feature_converters
     from art_jax.data.host_tensorflow import tf
 
     dataset = task.get_dataset({"query": max_tokens}, split, shuffle=False)
@@ -185,13 +201,13 @@ def _read_task(
     # one example at a time.
     padding = dict.fromkeys(fields, sources.NO_TEXT) | {"query_tokens": 0}
     dataset = dataset.padded_batch(_EXAMPLES_A_FETCH, padding_values=padding)
-    for batch in dataset.as_numpy_iterator():
+    for batch in sources.iterate_dataset(dataset):
         tokens = batch.pop("query_tokens")
         examples = (
             dict(zip(batch, row, strict=True))
             for row in zip(*batch.values(), strict=True)
         )
-        yield tokens, [sources.question_of_example(row) for row in examples]
+        yield tokens, [make_row(row) for row in examples]
 
 
 def make_question_table(

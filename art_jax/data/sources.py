@@ -14,12 +14,17 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from art_jax.data.questions import FORMATS, Question, read_questions
-from art_jax.errors import ConfigError
+from art_jax.errors import ArtJaxError, ConfigError
 
 DATA_DIR_VARIABLE = "ART_JAX_DATA_DIR"
 # Pads lists of strings; questions never hold a NUL character.
 NO_TEXT = b"\0"
 _JSON_FIELDS = ("answer_groups", "grades", "evidence")
+_LISTS = ("answers", "relevant_ids")
+_FIELDS = ("question", "question_id", "source_id", *_LISTS, *_JSON_FIELDS)
+
+# What readers raised inside TensorFlow, which passes on no more than the message.
+_raised: list[ArtJaxError] = []
 
 QuestionFile = str | os.PathLike | Callable[[], str | os.PathLike]
 
@@ -105,22 +110,54 @@ def question_dataset(questions: Sequence[Question]):
 
     strings = functools.partial(tf.constant, dtype=tf.string)
     lists = functools.partial(tf.ragged.constant, dtype=tf.string, ragged_rank=1)
-    return tf.data.Dataset.from_tensor_slices(
-        {
-            "question": strings([question.text for question in questions]),
-            "question_id": strings([question.question_id for question in questions]),
-            "answers": lists([question.answers for question in questions]),
-            "relevant_ids": lists([question.relevant_ids for question in questions]),
-            "source_id": strings([question.source_id for question in questions]),
-            # SeqIO cannot pad lists of lists of unequal lengths.
-            **{
-                name: strings(
-                    [json.dumps(getattr(question, name)) for question in questions]
-                )
-                for name in _JSON_FIELDS
-            },
-        }
-    )
+    rows = [question_fields(question) for question in questions]
+    columns = {}
+    for name in _FIELDS:
+        tensor = lists if name in _LISTS else strings
+        columns[name] = tensor([row[name] for row in rows])
+    return tf.data.Dataset.from_tensor_slices(columns)
+
+
+def question_fields(question: Question) -> dict[str, str | tuple[str, ...]]:
+    """The fields of a question's example, as texts and lists of texts."""
+    return {
+        "question": question.text,
+        "question_id": question.question_id,
+        "answers": question.answers,
+        "relevant_ids": question.relevant_ids,
+        "source_id": question.source_id,
+        # SeqIO cannot pad lists of lists of unequal lengths.
+        **{name: json.dumps(getattr(question, name)) for name in _JSON_FIELDS},
+    }
+
+
+def iterate_dataset(dataset) -> Iterator[dict]:
+    """Yields the examples of a `tf.data.Dataset` as NumPy arrays.
+
+    TensorFlow hides what a reader raises behind an error of its own; here it comes out
+    as it was raised.
+
+    Raises:
+        ArtJaxError: what a reader that went through `telling_errors` raised.
+    """
+    from art_jax.data.host_tensorflow import tf
+
+    _raised.clear()
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError:
+        if _raised:
+            raise _raised.pop() from None
+        raise
+
+
+def telling_errors(rows: Iterable) -> Iterator:
+    """Yields the rows and keeps what they raise, for `iterate_dataset` to tell."""
+    try:
+        yield from rows
+    except ArtJaxError as error:
+        _raised.append(error)
+        raise
 
 
 def question_of_example(example: Mapping) -> Question:
