@@ -22,6 +22,7 @@ from art_jax.errors import ConfigError
 from art_jax.losses import contrastive
 from art_jax.methods.workspace import RETRIEVER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
+from art_jax.training import grad_cache
 from art_jax.training.loop import Problem
 from art_jax.types import Params
 
@@ -64,15 +65,9 @@ class Ict:
             raise ConfigError(f"ICT's temperature is {self.temperature}: above 0.")
 
     def check(self, workspace: Workspace, batch_size: int, num_chunks: int = 1) -> None:
-        """Raises ConfigError where `bind` would for want of passages, or for chunks."""
-        workspace.check_batch_size(batch_size)
+        """Raises ConfigError where `bind` would for want of passages."""
+        workspace.check_batch_size(batch_size, num_chunks)
         check_num_examples(workspace.evidence.num_passages, batch_size)
-        if num_chunks != 1:
-            raise ConfigError(
-                f"NUM_MICROBATCHES is {num_chunks}, but each passage of ICT's batch is "
-                "a negative of every other sentence, so that a part of the batch has "
-                "another loss: leave it at 1, and lower BATCH_SIZE to save memory."
-            )
 
     def bind(
         self,
@@ -89,12 +84,13 @@ class Ict:
             workspace: the parts of the run.
             batch_size: passages a step.
             seed: of the batches.
-            num_chunks: 1; see `check`.
+            num_chunks: parts of a batch that are embedded one after the other; every
+                passage of the batch stays a negative, see `training.grad_cache`.
             directory: not used.
 
         Raises:
-            ConfigError: there are fewer passages than a batch takes, or the mesh does
-                not divide it, or it was to be in chunks.
+            ConfigError: there are fewer passages than a batch takes, or the mesh and
+                the chunks do not divide it.
         """
         del directory
         self.check(workspace, batch_size, num_chunks)
@@ -131,30 +127,45 @@ class Ict:
                 }
             )
 
-        def loss(params, batch, resources, key):
-            return self.loss(workspace.encoder, params, batch, key)
+        encoder = workspace.encoder
+        prepare, loss = grad_cache.build_loss(
+            lambda params, batch, _, key: self.embed(encoder, params, batch, key),
+            lambda embeddings, batch, _: self.loss(encoder, embeddings, batch),
+            num_chunks=num_chunks,
+        )
+        return Problem(make_batch, loss, prepare)
 
-        return Problem(make_batch, loss)
+    def embed(
+        self, encoder: DualEncoder, params: Params, batch, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns embeddings of sentences and passages, each [B, D] float32.
+
+        Args:
+            encoder: the retriever.
+            params: its parameters.
+            batch: query_tokens [B, Q], passage_tokens [B, L]; int32.
+            key: consumed, for dropout.
+        """
+        keys = jax.random.split(key) if self.dropout else (None, None)
+        queries_BD = encoder.encode_query(params, batch["query_tokens"], key=keys[0])
+        return queries_BD, encoder.encode_passage(
+            params, batch["passage_tokens"], key=keys[1]
+        )
 
     def loss(
-        self, encoder: DualEncoder, params: Params, batch, key: jax.Array
+        self, encoder: DualEncoder, embeddings: tuple[jax.Array, jax.Array], batch
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the mean loss of finding passages among those of the batch.
 
         Args:
             encoder: the retriever.
-            params: its parameters.
-            batch: query_tokens [B, Q], passage_tokens [B, L], title_numbers [B]; int32.
-            key: consumed, for dropout.
+            embeddings: of sentences and passages, from `embed`.
+            batch: title_numbers [B], int32.
 
         Returns:
             The loss in nats, and metrics.
         """
-        keys = jax.random.split(key) if self.dropout else (None, None)
-        queries_BD = encoder.encode_query(params, batch["query_tokens"], key=keys[0])
-        passages_BD = encoder.encode_passage(
-            params, batch["passage_tokens"], key=keys[1]
-        )
+        queries_BD, passages_BD = embeddings
         where_BB = None
         if self.mask_same_title:
             titles_B = batch["title_numbers"]

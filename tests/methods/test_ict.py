@@ -1,14 +1,18 @@
 """ICT: which sentence, which passage, and the loss, by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from art_jax import partitioning
 from art_jax.data.layouts import make_token_table
 from art_jax.errors import ConfigError
 from art_jax.methods import ict
+from art_jax.training import update
 
 STOP = 9  # The token that ends a sentence.
 END_IDS = np.array([STOP])
@@ -91,6 +95,12 @@ def batch(titles):
     }
 
 
+def loss_of(method, batch):
+    params = {"scale": jnp.float32(1)}
+    embeddings = method.embed(Identity(), params, batch, jax.random.key(0))
+    return method.loss(Identity(), embeddings, batch)
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_loss_by_hand(symmetric):
     # Scores [[3, 1], [0, 2]], divided by the square root of the width, 2.
@@ -101,19 +111,13 @@ def test_loss_by_hand(symmetric):
         passage_0 = np.log(np.exp(1.5) + np.exp(0)) - 1.5
         passage_1 = np.log(np.exp(0.5) + np.exp(1.0)) - 1.0
         want = (want + (passage_0 + passage_1) / 2) / 2
-    method = ict.Ict(symmetric=symmetric)
-    loss, metrics = method.loss(
-        Identity(), {"scale": jnp.float32(1)}, batch([0, 1]), jax.random.key(0)
-    )
+    loss, metrics = loss_of(ict.Ict(symmetric=symmetric), batch([0, 1]))
     np.testing.assert_allclose(loss, want, rtol=1e-6)
     np.testing.assert_allclose(metrics["query_loss"], (first + second) / 2, rtol=1e-6)
 
 
 def test_passages_of_one_title_are_no_negatives():
-    method = ict.Ict(mask_same_title=True)
-    loss, _ = method.loss(
-        Identity(), {"scale": jnp.float32(1)}, batch([5, 5]), jax.random.key(0)
-    )
+    loss, _ = loss_of(ict.Ict(mask_same_title=True), batch([5, 5]))
     np.testing.assert_allclose(loss, 0.0, atol=1e-6)
 
 
@@ -122,9 +126,38 @@ def test_a_temperature_of_zero_is_refused():
         ict.Ict(temperature=0)
 
 
-def test_a_batch_in_chunks_is_refused(tiny, tiny_evidence):
+def gradient(problem, params, num_chunks):
+    # One unit of plain descent, so that the change of a parameter is its gradient.
+    optimizer = optax.sgd(1.0)
+    step = update.make_update(
+        problem.loss, optimizer, prepare=problem.prepare, num_chunks=num_chunks
+    )
+    state = update.init_state(jax.tree.map(jnp.copy, params), optimizer)
+    state, metrics = step(state, problem.make_batch(0), None, jax.random.key(0))
+    grads = jax.tree.map(jnp.subtract, params, state.params)
+    return grads, (metrics["loss"], metrics["query_loss"])
+
+
+def test_a_batch_in_chunks_has_the_gradient_of_the_whole(tiny, tiny_evidence):
     space = tiny.make_workspace(
         tiny_evidence, partitioning.make_mesh(1), tiny.bag_encoder()
     )
-    with pytest.raises(ConfigError, match="NUM_MICROBATCHES is 2, but each passage"):
-        ict.Ict().bind(space, batch_size=8, seed=0, num_chunks=2)
+    method = ict.Ict(symmetric=True, mask_same_title=True, dropout=False)
+    params = tiny.init_params(space)
+    with tiny.quick_compilation():
+        whole, *parts = (
+            gradient(
+                method.bind(space, batch_size=8, seed=0, num_chunks=num_chunks),
+                params,
+                num_chunks,
+            )
+            for num_chunks in (1, 2, 8)
+        )
+    assert np.abs(whole[0]["query"]["embedding"]).max() > 1e-3
+    for part in parts:
+        # Differences of parameters of size 1.
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=3e-7), part, whole
+        )
+    with pytest.raises(ConfigError, match="NUM_MICROBATCHES is 3"):
+        method.check(space, 8, num_chunks=3)
