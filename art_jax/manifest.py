@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from art_jax.atomic import flush_to_disk, write_text
 from art_jax.errors import CorruptError
 
 MANIFEST_NAME = "manifest.json"
@@ -52,11 +53,8 @@ def write_manifest(
         "extra": json.loads(json.dumps(dict(extra), allow_nan=False)),
     }
     manifest = body | {"sha256": _digest(body)}
-    temporary = directory / f".{MANIFEST_NAME}.writing"
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    flush_to_disk(temporary)
-    temporary.replace(directory / MANIFEST_NAME)
+    write_text(directory / MANIFEST_NAME, text)
     for folder in {(directory / name).parent for name in files} | {directory}:
         flush_to_disk(folder)
     return manifest
@@ -158,18 +156,11 @@ def _file_names(directory: pathlib.Path) -> set[str]:
         for folder, _, file_names in os.walk(directory)
         for name in file_names
     }
-    return names - {MANIFEST_NAME, f".{MANIFEST_NAME}.writing"}
+    # And what a kill left of one.
+    unfinished = {name for name in names if name.startswith(f".{MANIFEST_NAME}.")}
+    return names - unfinished - {MANIFEST_NAME}
 
 
 def _digest(body: Mapping[str, Any]) -> str:
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def flush_to_disk(path: pathlib.Path) -> None:
-    """Has the disk hold what was written to a file or a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,6 @@ built in a hidden directory beside and renamed.
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -21,19 +20,18 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from art_jax import atomic
 from art_jax.data.layouts import TokenTable
 from art_jax.data.passages import Passage, check_passage, read_passages
 from art_jax.data.tokenizers import Tokenizer
 from art_jax.errors import ConfigError, CorruptError, DataError
 from art_jax.manifest import (
     file_sha256,
-    flush_to_disk,
     read_manifest,
     verify_manifest,
     write_manifest,
@@ -175,7 +173,12 @@ def build_evidence(
                 "digits and '_'."
             )
     directory = pathlib.Path(directory)
-    with _building_directory(directory) as building:
+    if directory.exists() and not _is_empty_directory(directory):
+        raise ConfigError(
+            f"{directory} exists. Delete it to build evidence there, or give another "
+            "directory."
+        )
+    with atomic.building_directory(directory) as building:
         count = _write_store(building, passages, tokenizers, allow_empty_text, progress)
         if not count:
             raise DataError("there are no passages to build evidence from.")
@@ -194,8 +197,6 @@ def build_evidence(
         }
         write_manifest(building, extra)
         _check_unique_ids(_open_store(building, read_manifest(building)))
-        building.rename(directory)
-        flush_to_disk(directory.parent)
     return load_evidence(directory, tokenizers)
 
 
@@ -375,53 +376,6 @@ def _encode(
 
 def _id_dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-
-
-@contextlib.contextmanager
-def _building_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty hidden directory beside `directory`, this process's alone.
-
-    The lock is on the directory itself, so a killed process leaves none behind.
-    """
-    if directory.exists() and not _is_empty_directory(directory):
-        raise ConfigError(
-            f"{directory} exists. Delete it to build evidence there, or give another "
-            "directory."
-        )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    building = directory.with_name(f".{directory.name}.building")
-    building.mkdir(exist_ok=True)
-    descriptor = os.open(building, os.O_RDONLY)
-    try:
-        if not _lock(descriptor, building):
-            raise ConfigError(
-                f"another process is building {directory}. Wait for it to end."
-            )
-        _clear(building)
-        try:
-            yield building
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, path: pathlib.Path) -> bool:
-    """Locks an open directory; False where another process has it or moved it away."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
-
-
-def _clear(directory: pathlib.Path) -> None:
-    for child in directory.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
 
 
 def _is_empty_directory(path: pathlib.Path) -> bool:

@@ -6,16 +6,19 @@ mark is dropped, and so are empty lines at the end of a file.
 """
 
 import contextlib
+import dataclasses
 import gzip
 import io
 import json
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from art_jax.errors import DataError
+from art_jax import atomic
+from art_jax.errors import ConfigError, DataError
 
 # Longer lines are binary files or whole corpora on one line.
 MAX_LINE_BYTES = 1 << 28
@@ -28,6 +31,22 @@ _COMPRESSIONS = {
 }
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
+# Between two lines that hold something, so that empty lines at the end of a range are
+# at the end of the file.
+_RANGE_END = re.compile(rb"[^\r\n]\r?\n(?=[^\r\n])")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LineRange:
+    """Some lines of a file, one after the other.
+
+    start, end: bytes of the file; `end` is None where the range goes to the end.
+    first_line: the 1-based number of the line that begins at `start`.
+    """
+
+    start: int = 0
+    end: int | None = None
+    first_line: int = 1
 
 
 def file_format(path: str | os.PathLike, formats: tuple[str, ...]) -> str:
@@ -57,16 +76,25 @@ def file_format(path: str | os.PathLike, formats: tuple[str, ...]) -> str:
     )
 
 
-def read_raw_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
+def read_raw_lines(
+    path: str | os.PathLike, lines: LineRange | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Yields (1-based line number, bytes without the line end) of a file.
+
+    Args:
+        path: of the file.
+        lines: which of them, as `split_lines` gives them; None: all.
 
     Raises:
         DataError: the file cannot be read, is compressed other than by gzip, is
             damaged or truncated, is UTF-16, or has a line over `MAX_LINE_BYTES`.
     """
-    number, empty_lines = 0, 0
+    lines = lines or LineRange()
+    number, empty_lines, place = lines.first_line - 1, 0, lines.start
     with open_binary(path) as file:
-        while True:
+        if lines.start:
+            file.seek(lines.start)
+        while lines.end is None or place < lines.end:
             try:
                 line = file.readline(MAX_LINE_BYTES)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -79,6 +107,7 @@ def read_raw_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
             if not line:
                 return
             number += 1
+            place += len(line)
             if len(line) == MAX_LINE_BYTES:
                 raise DataError(
                     f"the line is longer than {MAX_LINE_BYTES} bytes: is this a text "
@@ -96,6 +125,49 @@ def read_raw_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
                 yield number - back, b""
             empty_lines = 0
             yield number, line
+
+
+def split_lines(path: str | os.PathLike, range_bytes: int) -> list[LineRange]:
+    """Ranges of about `range_bytes` that together hold every line of a file.
+
+    Reads the file once, to count lines. Reading the ranges in order gives what reading
+    the file gives, line numbers included.
+
+    Raises:
+        ConfigError: the file is gzipped, which cannot be read from the middle.
+        DataError: it cannot be read.
+    """
+    ranges, start, first_line = [], 0, 1
+    with open_binary(path) as file:
+        if isinstance(file, gzip.GzipFile):
+            raise ConfigError(
+                f"{path} is gzipped, so it cannot be read from several places at "
+                "once. Unpack it first (gunzip --keep), or read it in one piece."
+            )
+        block = b""
+        while more := file.read(range_bytes):
+            block += more
+            end = _RANGE_END.search(block, max(range_bytes - 2, 0))
+            if end is not None:
+                ranges.append(LineRange(start, start + end.end(), first_line))
+                start += end.end()
+                first_line += block.count(b"\n", 0, end.end())
+                block = block[end.end() :]
+            elif len(block) > range_bytes + MAX_LINE_BYTES:
+                break  # the reader says which line is too long
+    if block or not ranges:
+        ranges.append(LineRange(start, start + len(block), first_line))
+    return ranges
+
+
+def split_content(content: bytes, path: str | os.PathLike) -> list[bytes]:
+    """The lines of a small file, without line ends and byte order mark.
+
+    Raises:
+        DataError: the file is UTF-16.
+    """
+    lines = _without_mark(content, path).split(b"\n")
+    return [line.removesuffix(b"\r") for line in lines]
 
 
 def decode_line(line: bytes, path: str | os.PathLike, number: int) -> str:
@@ -318,20 +390,13 @@ def open_new_text(path: str | os.PathLike) -> Iterator[IO[str]]:
 
     UTF-8, line feeds; gzipped where the name ends in `.gz`, the same bytes each time.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open(temporary, "wb"))
-            if path.suffix.lower() == ".gz":
-                # No name and no time in the header: same rows, same bytes.
-                inner = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
-                file = stack.enter_context(inner)
-            writer = stack.enter_context(_text_writer(file))
-            yield writer
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(atomic.new_file(path))
+        if os.fspath(path).lower().endswith(".gz"):
+            # No name and no time in the header: same rows, same bytes.
+            inner = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+            file = stack.enter_context(inner)
+        yield stack.enter_context(_text_writer(file))
 
 
 @contextlib.contextmanager

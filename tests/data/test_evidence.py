@@ -257,9 +257,9 @@ def test_a_killed_build_is_cleared_away_and_a_running_one_is_not(tmp_path):
         child.send_signal(signal.SIGKILL)
         child.communicate()
     assert not directory.exists()
-    assert [path.name for path in tmp_path.iterdir()] == [".store.building"]
+    assert [path.name for path in tmp_path.iterdir()] == [".store.unfinished"]
     with pytest.raises(CorruptError, match="missing"):
-        load_evidence(tmp_path / ".store.building")
+        load_evidence(tmp_path / ".store.unfinished")
     assert list(build_evidence(CORPUS, directory, {}).passages()) == CORPUS
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
