@@ -22,8 +22,8 @@ def embed(params, batch, resources, key):
         return jnp.tanh(jnp.einsum("...i,ij->...j", inputs, params[name]))
 
     queries, passages = tower("query", batch["x"]), tower("passage", batch["y"])
-    kept = 2.0 * jax.random.bernoulli(key, 0.5, (len(queries), 4, WIDTH))
-    return queries * kept[:, 0], passages * kept[:, 1:]
+    kept = jax.random.bernoulli(key, 0.5, (len(queries), 4, WIDTH)).astype("float32")
+    return 2 * queries * kept[:, 0], 2 * passages * kept[:, 1:]
 
 
 def batch_loss(embeddings, batch, resources):
