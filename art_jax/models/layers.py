@@ -173,7 +173,17 @@ class Attention(nn.Module):
     use_bias: bool = True
     param_dtype: str = "float32"
 
-    @nn.compact
+    def setup(self):
+        """Makes the parts; flax names parameters after these attributes."""
+        joined = self.num_heads * self.head_dim
+        self.query = self._dense(joined, self.query_init)
+        self.key = self._dense(joined, self.kernel_init)
+        self.value = self._dense(joined, self.kernel_init)
+        self.out = self._dense(self.features, self.out_init)
+        self.dropout = nn.Dropout(
+            self.dropout_rate, broadcast_dims=(-2,) if self.broadcast_dropout else ()
+        )
+
     def __call__(
         self,
         queries: jax.Array,
@@ -188,36 +198,65 @@ class Attention(nn.Module):
             queries: [B, L, D].
             memory: [B, M, D], what keys and values are made of.
             mask: [B, 1, L or 1, M] bool, True where a query may look.
-            bias: [1, H, L, M], added to the logits; None: none.
+            bias: [1 or B, H, L, M], added to the logits; None: none.
             deterministic: no dropout.
 
         Returns:
             [B, L, D], `dtype`.
         """
+        keys, values = self.keys_and_values(memory)
+        return self.attend(queries, keys, values, mask, bias, deterministic)
 
-        def heads(name: str, inputs: jax.Array, init: Initializer) -> jax.Array:
-            joined = self._dense(name, self.num_heads * self.head_dim, init)(inputs)
-            return joined.reshape(*joined.shape[:-1], self.num_heads, self.head_dim)
+    def keys_and_values(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What is looked up in memory, [B, M, D]: two of [B, M, H, head_dim]."""
+        return self._heads(self.key(memory)), self._heads(self.value(memory))
 
-        query_BLHK = heads("query", queries, self.query_init)
-        key_BMHK = heads("key", memory, self.kernel_init)
-        value_BMHK = heads("value", memory, self.kernel_init)
+    def attend(
+        self,
+        queries: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array | None = None,
+        deterministic: bool = True,
+        logits_dtype: str | None = None,
+    ) -> jax.Array:
+        """What `__call__` returns, of keys and values that were made before.
+
+        Args:
+            queries: [B, L, D].
+            keys: [B, M, H, head_dim].
+            values: [B, M, H, head_dim].
+            mask: as for `__call__`.
+            bias: as for `__call__`.
+            deterministic: no dropout.
+            logits_dtype: None: the module's.
+
+        Returns:
+            [B, L, D], `dtype`.
+        """
+        logits_dtype = logits_dtype or self.logits_dtype
+        query_BLHK, key_BMHK = self._heads(self.query(queries)), keys
+        if self.logits_scale != 1.0:
+            query_BLHK = query_BLHK.astype(logits_dtype) * self.logits_scale
+            key_BMHK = key_BMHK.astype(logits_dtype)
+        # Otherwise operands go in as they are: products of two bfloat16 are exact in
+        # float32, and a long memory is not copied to be widened.
         logits = jnp.einsum(
             "blhk,bmhk->bhlm",
-            query_BLHK.astype(self.logits_dtype) * self.logits_scale,
-            key_BMHK.astype(self.logits_dtype),
+            query_BLHK,
+            key_BMHK,
+            preferred_element_type=jnp.dtype(logits_dtype),
         )
         if bias is not None:
-            logits += bias.astype(self.logits_dtype)
+            logits += bias.astype(logits_dtype)
         weights = jax.nn.softmax(jnp.where(mask, logits, MASKED)).astype(self.dtype)
-        weights = nn.Dropout(
-            self.dropout_rate, broadcast_dims=(-2,) if self.broadcast_dropout else ()
-        )(weights, deterministic=deterministic)
-        gathered = jnp.einsum("bhlm,bmhk->blhk", weights, value_BMHK)
-        gathered = gathered.reshape(*gathered.shape[:-2], -1)
-        return self._dense("out", self.features, self.out_init)(gathered)
+        weights = self.dropout(weights, deterministic=deterministic)
+        gathered = jnp.einsum("bhlm,bmhk->blhk", weights, values)
+        return self.out(gathered.reshape(*gathered.shape[:-2], -1))
 
-    def _dense(self, name: str, features: int, init: Initializer) -> Dense:
-        return Dense(
-            features, init, self.dtype, self.param_dtype, self.use_bias, name=name
-        )
+    def _heads(self, joined: jax.Array) -> jax.Array:
+        return joined.reshape(*joined.shape[:-1], self.num_heads, self.head_dim)
+
+    def _dense(self, features: int, init: Initializer) -> Dense:
+        return Dense(features, init, self.dtype, self.param_dtype, self.use_bias)

@@ -13,6 +13,7 @@ padding differ; they mean nothing in either.
 import dataclasses
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +74,34 @@ class T5Config:
                 f"T5Config.mlp_activations is {self.mlp_activations}: it must hold "
                 f"one or more of {', '.join(_ACTIVATIONS)}."
             )
+
+
+@flax.struct.dataclass
+class Memory:
+    """What a decoder looks up of its encoder's output, layer by layer.
+
+    keys: of each layer [B, L, H, head_dim].
+    values: of each layer [B, L, H, head_dim].
+    mask: [B, L] bool, True where there is a token.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    mask: jax.Array
+
+
+@flax.struct.dataclass
+class Cache:
+    """What a decoder keeps of the tokens it has read; rows may be gathered at will.
+
+    keys: of each layer [N, T, H, head_dim]; those from a row's position on are 0.
+    values: of each layer [N, T, H, head_dim].
+    positions: [N] int32, how many tokens each row has read.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    positions: jax.Array
 
 
 # emb_dim, num_heads, head_dim, mlp_dim, layers of each stack.
@@ -181,6 +210,66 @@ def decode_hidden(
 def logits(params: Params, config: T5Config, hidden: jax.Array) -> jax.Array:
     """Logits of `decode_hidden`'s states, [..., D]; [..., V] float32."""
     return T5(config).apply({"params": params}, hidden, method="logits")
+
+
+def make_memory(
+    params: Params, config: T5Config, encoded: jax.Array, mask: jax.Array
+) -> Memory:
+    """What `decode_step` looks up of encoded, [B, L, D], where mask, [B, L], is True.
+
+    Made once for an encoder's output, however many steps and beams read it.
+    """
+    variables = {"params": params}
+    return T5(config).apply(variables, encoded, mask, method="make_memory")
+
+
+def init_cache(config: T5Config, num_rows: int, max_tokens: int) -> Cache:
+    """The cache of a decoder that has read nothing.
+
+    Args:
+        config: of the T5.
+        num_rows: N, sequences decoded side by side.
+        max_tokens: T, the most tokens that a row reads; those after it are not kept,
+            and what is decoded then is wrong.
+    """
+    shape = (num_rows, max_tokens, config.num_heads, config.head_dim)
+    layers_of_zeros = tuple(
+        jnp.zeros(shape, config.dtype) for _ in range(config.num_decoder_layers)
+    )
+    return Cache(
+        keys=layers_of_zeros,
+        values=layers_of_zeros,
+        positions=jnp.zeros(num_rows, jnp.int32),
+    )
+
+
+def decode_step(
+    params: Params, config: T5Config, memory: Memory, cache: Cache, tokens: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Logits of the token after each of these, and the cache with these in it.
+
+    What `decode` gives at one position, without computing those before it again. A
+    row stands at its own position, so that rows may be gathered by beam or by node of
+    a tree; no dropout. Logits and softmax of attention are float32 whatever
+    `config.float32_attention_logits` is, where `decode` in bfloat16 rounds them.
+
+    Args:
+        params: of the T5.
+        config: of the T5.
+        memory: of B questions, from `make_memory`.
+        cache: of N rows; N is a multiple of B, and the rows of a question lie side by
+            side: N / B beams or nodes each.
+        tokens: [N] int32, the next decoder input of each row, 0 at the start.
+
+    Returns:
+        [N, V] float32, and the cache one token longer.
+
+    Raises:
+        ValueError: B does not divide N.
+    """
+    variables = {"params": params}
+    arguments = (memory, cache, tokens)
+    return T5(config).apply(variables, *arguments, method="decode_step")
 
 
 def shift_right(targets: jax.Array) -> jax.Array:
@@ -297,6 +386,25 @@ class T5(nn.Module):
             deterministic,
         )
 
+    def make_memory(self, encoded: jax.Array, mask: jax.Array) -> Memory:
+        """Keys and values of cross-attention; see the function of this name."""
+        keys, values = self.decoder.keys_and_values(encoded)
+        return Memory(keys, values, mask)
+
+    def decode_step(
+        self, memory: Memory, cache: Cache, tokens: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """One position decoded; see the function of this name."""
+        num_questions, num_rows = len(memory.mask), len(tokens)
+        if num_rows % num_questions:
+            raise ValueError(
+                f"{num_rows} rows cannot be shared by {num_questions} questions."
+            )
+        hidden, cache = self.decoder.step(
+            self.token_embedder(tokens[:, None]), memory, cache
+        )
+        return self.logits(hidden[:, 0]), cache
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits of the decoder's output, [..., D]; [..., V] float32."""
         if not self.config.logits_via_embedding:
@@ -368,6 +476,39 @@ class Decoder(nn.Module):
             hidden = layer(hidden, encoded, self_mask, cross_mask, bias, deterministic)
         return self.dropout(self.decoder_norm(hidden), deterministic=deterministic)
 
+    def keys_and_values(
+        self, encoded: jax.Array
+    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        """Keys and values that each layer makes of encoded, [B, L, D]."""
+        pairs = [layer.cross_keys_and_values(encoded) for layer in self.layers]
+        return tuple(keys for keys, _ in pairs), tuple(values for _, values in pairs)
+
+    def step(
+        self, hidden: jax.Array, memory: Memory, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Decodes hidden, [N, 1, D], at each row's position; the same shape."""
+        length = cache.keys[0].shape[1] if cache.keys else 0
+        bias = None
+        if not self.config.relpos_bias_per_layer:
+            bias = self.relpos_bias.of_rows(cache.positions, length)
+        caches = []
+        for i, layer in enumerate(self.layers):
+            hidden, layer_cache = layer.step(
+                hidden,
+                (memory.keys[i], memory.values[i]),
+                memory.mask,
+                (cache.keys[i], cache.values[i]),
+                cache.positions,
+                bias,
+            )
+            caches.append(layer_cache)
+        cache = Cache(
+            keys=tuple(keys for keys, _ in caches),
+            values=tuple(values for _, values in caches),
+            positions=cache.positions + 1,
+        )
+        return self.decoder_norm(hidden), cache
+
 
 class EncoderLayer(nn.Module):
     """Self-attention and MLP, each on normalised input and added to it."""
@@ -385,7 +526,8 @@ class EncoderLayer(nn.Module):
         """One layer; hidden [B, L, D] to [B, L, D]; bias None: it has its own."""
         dropout = _dropout(self.config, deterministic)
         if bias is None:
-            bias = _own_bias(self.config, hidden, bidirectional=True)
+            relpos_bias = RelativeBias(self.config, True, name="relpos_bias")
+            bias = relpos_bias(hidden.shape[1])
         inputs = _norm(self.config, name="pre_attention_layer_norm")(hidden)
         attention = _attention(self.config, name="attention")
         hidden += dropout(attention(inputs, inputs, mask, bias, deterministic))
@@ -398,7 +540,19 @@ class DecoderLayer(nn.Module):
 
     config: T5Config
 
-    @nn.compact
+    def setup(self):
+        """Makes the parts; flax names parameters after these attributes."""
+        config = self.config
+        if config.relpos_bias_per_layer:
+            self.relpos_bias = RelativeBias(config, bidirectional=False)
+        self.pre_self_attention_layer_norm = _norm(config)
+        self.self_attention = _attention(config)
+        self.pre_cross_attention_layer_norm = _norm(config)
+        self.encoder_decoder_attention = _attention(config)
+        self.pre_mlp_layer_norm = _norm(config)
+        self.mlp = Mlp(config)
+        self.dropout = _dropout(config)
+
     def __call__(
         self,
         hidden: jax.Array,
@@ -409,17 +563,80 @@ class DecoderLayer(nn.Module):
         deterministic: bool,
     ) -> jax.Array:
         """One layer; hidden [B, T, D] to [B, T, D]; bias None: it has its own."""
-        dropout = _dropout(self.config, deterministic)
+
+        def added(outputs: jax.Array) -> jax.Array:
+            return hidden + self.dropout(outputs, deterministic=deterministic)
+
         if bias is None:
-            bias = _own_bias(self.config, hidden, bidirectional=False)
-        inputs = _norm(self.config, name="pre_self_attention_layer_norm")(hidden)
-        attention = _attention(self.config, name="self_attention")
-        hidden += dropout(attention(inputs, inputs, self_mask, bias, deterministic))
-        inputs = _norm(self.config, name="pre_cross_attention_layer_norm")(hidden)
-        attention = _attention(self.config, name="encoder_decoder_attention")
-        hidden += dropout(attention(inputs, encoded, cross_mask, None, deterministic))
-        inputs = _norm(self.config, name="pre_mlp_layer_norm")(hidden)
-        return hidden + dropout(Mlp(self.config, name="mlp")(inputs, deterministic))
+            bias = self.relpos_bias(hidden.shape[1])
+        inputs = self.pre_self_attention_layer_norm(hidden)
+        hidden = added(
+            self.self_attention(inputs, inputs, self_mask, bias, deterministic)
+        )
+        inputs = self.pre_cross_attention_layer_norm(hidden)
+        hidden = added(
+            self.encoder_decoder_attention(
+                inputs, encoded, cross_mask, None, deterministic
+            )
+        )
+        inputs = self.pre_mlp_layer_norm(hidden)
+        return added(self.mlp(inputs, deterministic))
+
+    def cross_keys_and_values(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What this layer looks up of encoded, [B, L, D]."""
+        return self.encoder_decoder_attention.keys_and_values(encoded)
+
+    def step(
+        self,
+        hidden: jax.Array,
+        memory: tuple[jax.Array, jax.Array],
+        memory_mask: jax.Array,
+        cache: tuple[jax.Array, jax.Array],
+        positions: jax.Array,
+        bias: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """One layer at one position a row.
+
+        Args:
+            hidden: [N, 1, D].
+            memory: keys and values of the encoder's output, [B, L, H, head_dim].
+            memory_mask: [B, L] bool.
+            cache: keys and values of tokens read before, [N, T, H, head_dim].
+            positions: [N] int32, of this token.
+            bias: [N, H, 1, T]; None: the layer has its own.
+
+        Returns:
+            [N, 1, D], and the cache with this token.
+        """
+        length = cache[0].shape[1]
+        if bias is None:
+            bias = self.relpos_bias.of_rows(positions, length)
+        place = jnp.arange(length, dtype=jnp.int32)[None]
+        inputs = self.pre_self_attention_layer_norm(hidden)
+        # A choice between old and new, where a scatter would have rows of several
+        # devices meet.
+        is_here = (place == positions[:, None])[..., None, None]
+        keys, values = (
+            jnp.where(is_here, new, old)
+            for new, old in zip(
+                self.self_attention.keys_and_values(inputs), cache, strict=True
+            )
+        )
+        mask = (place <= positions[:, None])[:, None, None]
+        hidden += self.self_attention.attend(
+            inputs, keys, values, mask, bias, logits_dtype="float32"
+        )
+        # To the memory, the rows of a question are so many queries: no copy of it.
+        inputs = self.pre_cross_attention_layer_norm(hidden)
+        gathered = self.encoder_decoder_attention.attend(
+            inputs.reshape(len(memory_mask), -1, inputs.shape[-1]),
+            *memory,
+            memory_mask[:, None, None],
+            logits_dtype="float32",
+        )
+        hidden += gathered.reshape(hidden.shape)
+        inputs = self.pre_mlp_layer_norm(hidden)
+        return hidden + self.mlp(inputs, deterministic=True), (keys, values)
 
 
 class Mlp(nn.Module):
@@ -467,20 +684,40 @@ class RelativeBias(nn.Module):
     config: T5Config
     bidirectional: bool
 
-    @nn.compact
-    def __call__(self, length: int) -> jax.Array:
-        """The bias between all pairs of `length` positions, [1, H, length, length]."""
-        table = self.param(
+    def setup(self):
+        """Makes the table; flax names the parameter after this attribute."""
+        self.rel_embedding = self.param(
             "rel_embedding",
             nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
             (self.config.num_heads, RELATIVE_BUCKETS),
             self.config.param_dtype,
         )
+
+    def __call__(self, length: int) -> jax.Array:
+        """The bias between all pairs of `length` positions, [1, H, length, length]."""
         position = np.arange(length)
         buckets = relative_position_buckets(
             position[None, :] - position[:, None], bidirectional=self.bidirectional
         )
-        return table[:, buckets][None].astype(self.config.dtype)
+        return self.rel_embedding[:, buckets][None].astype(self.config.dtype)
+
+    def of_rows(self, positions: jax.Array, length: int) -> jax.Array:
+        """The bias between one query a row and the keys up to it.
+
+        Args:
+            positions: [N] int32, of the queries.
+            length: T, keys; a key after the query gets what one beside it gets.
+
+        Returns:
+            [N, H, 1, T], `config.dtype`.
+        """
+        buckets = relative_position_buckets(
+            -np.arange(length), bidirectional=self.bidirectional
+        )
+        by_distance = self.rel_embedding[:, buckets].T.astype(self.config.dtype)
+        distances = positions[:, None] - jnp.arange(length, dtype=jnp.int32)[None]
+        bias_NTH = by_distance[jnp.clip(distances, 0, max(length - 1, 0))]
+        return jnp.swapaxes(bias_NTH, 1, 2)[:, :, None]
 
 
 class LogitsDense(nn.Module):
@@ -566,11 +803,6 @@ def _fan_in(scale: float = 1.0):
     return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
 
 
-def _own_bias(config: T5Config, hidden: jax.Array, bidirectional: bool) -> jax.Array:
-    """A layer's own bias between the positions of hidden, [B, L, D]."""
-    return RelativeBias(config, bidirectional, name="relpos_bias")(hidden.shape[1])
-
-
 def _dense(config: T5Config, features: int, name: str) -> layers.Dense:
     return layers.Dense(
         features, _fan_in(), config.dtype, config.param_dtype, use_bias=False, name=name
@@ -588,7 +820,7 @@ def _dropout(config: T5Config, deterministic: bool | None = None) -> nn.Dropout:
     )
 
 
-def _attention(config: T5Config, name: str) -> layers.Attention:
+def _attention(config: T5Config, name: str | None = None) -> layers.Attention:
     # Small queries at the start stand in for the division by sqrt(head_dim).
     query_init = _fan_in(1.0 / config.head_dim)
     return layers.Attention(

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
+from art_jax import partitioning
 from art_jax.checkpoints import huggingface, t5x, tensors
 from art_jax.checkpoints.param_shapes import shapes_by_path
 from art_jax.errors import ConfigError
-from art_jax.models import t5
+from art_jax.models import layers, t5
 from art_jax.models.t5 import T5, T5Config
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -245,6 +247,144 @@ def test_targets_shifted_right_are_the_decoder_inputs_of_t5x():
     golden = np.load(GOLDEN / "t5x" / "v1_1_batch.npz")
     shifted = jax.jit(t5.shift_right)(golden["decoder_target_tokens"])
     np.testing.assert_array_equal(shifted, golden["decoder_input_tokens"])
+
+
+encode = jax.jit(t5.encode, static_argnums=1)
+make_memory = jax.jit(t5.make_memory, static_argnums=1)
+decode = jax.jit(t5.decode, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_steps(config, params, encoded, mask, inputs):
+    """Logits, [N, T, V], of decoder inputs, [N, T], read one position at a time."""
+    memory = t5.make_memory(params, config, encoded, mask)
+    cache = t5.init_cache(config, *inputs.shape)
+
+    def step(cache, tokens):
+        logits, cache = t5.decode_step(params, config, memory, cache, tokens)
+        return cache, logits
+
+    cache, logits = jax.lax.scan(step, cache, jnp.swapaxes(inputs, 0, 1))
+    return jnp.swapaxes(logits, 0, 1), cache
+
+
+def run_cached(config, params, golden):
+    tokens = golden["encoder_input_tokens"]
+    inputs = jnp.asarray(golden["decoder_input_tokens"])
+    encoded = encode(params, config, tokens)
+    logits, _ = run_steps(config, params, encoded, tokens > 0, inputs)
+    return np.asarray(logits)
+
+
+@pytest.mark.parametrize("version", ["v1_1", "v1_0", "v1_1_scan"])
+def test_steps_with_a_cache_give_the_logits_of_t5x(version):
+    config, params = load(version)
+    golden = np.load(GOLDEN / "t5x" / f"{version}_batch.npz")
+    logits = run_cached(config, params, golden)
+    assert_near(logits, golden["logits"], golden["decoder_target_tokens"] > 0)
+
+
+def test_steps_past_the_largest_distance_are_those_of_t5x():
+    config, params = load("v1_1")
+    golden = np.load(GOLDEN / "t5x" / "v1_1_long.npz")
+    got = run_cached(config, params, golden)[:, golden["logit_positions"]]
+    where = golden["decoder_target_tokens"][:, golden["logit_positions"]] > 0
+    assert_near(got, golden["logits_at_positions"], where)
+
+
+def test_steps_in_bfloat16_round_as_decoding_at_once_does():
+    config, params = load("v1_1", dtype="bfloat16")
+    golden = np.load(GOLDEN / "t5x" / "v1_1_batch.npz")
+    where = golden["decoder_target_tokens"] > 0
+    logits = run_cached(config, params, golden)
+    assert logits.dtype == np.float32
+    error = np.abs(logits - golden["logits"])[where].max()
+    rounding = np.abs(golden["logits_bf16_activations"] - golden["logits"])[where]
+    assert error <= 1.5 * rounding.max()
+
+
+def test_attention_of_a_step_is_float32_and_its_cache_is_not():
+    config, params = load("v1_1", dtype="bfloat16")
+    memory = t5.make_memory(
+        params, config, jnp.zeros((1, 3, 16), jnp.bfloat16), jnp.ones((1, 3), bool)
+    )
+    cache = t5.init_cache(config, 1, 4)
+    dtypes = {leaf.dtype for leaf in cache.keys + memory.values}
+    assert dtypes == {jnp.dtype("bfloat16")}
+    tokens = jnp.zeros(1, jnp.int32)
+    step = jax.make_jaxpr(t5.decode_step, static_argnums=1)
+    text = str(step(params, config, memory, cache, tokens))
+    assert set(re.findall(r":(\w+)\[[\d,]+\] = exp ", text)) == {"f32"}
+    # No float32 copy of the memory's keys, [1, 3, 4, 8].
+    assert "f32[1,3,4,8]" not in text
+
+
+def test_rows_of_a_question_share_its_memory_and_stand_where_they_are():
+    config, params = load("v1_0")
+    tokens = np.array([[5, 6, 7, 1], [8, 9, 1, 0]], np.int32)
+    encoded = encode(params, config, tokens)
+    memory = make_memory(params, config, encoded, tokens > 0)
+    # Of each question three rows, which have read 2 tokens; then rows of different
+    # lengths are gathered: a longer and a shorter one of either question.
+    inputs = np.array([[0, 3], [0, 4], [0, 5]] * 2, np.int32)
+    step = jax.jit(t5.decode_step, static_argnums=1)
+    cache = t5.init_cache(config, 6, 5)
+    shorter = None
+    for place in range(2):
+        shorter = cache
+        _, cache = step(params, config, memory, cache, inputs[:, place])
+    mixed = jax.tree.map(
+        lambda longer, shorter: jnp.stack(
+            [longer[1], shorter[0], longer[5], longer[3]]
+        ),
+        cache,
+        shorter,
+    )
+    np.testing.assert_array_equal(mixed.positions, [2, 1, 2, 2])
+    logits, mixed = step(params, config, memory, mixed, np.array([7, 7, 6, 7]))
+    rows = [[0, 4, 7], [0, 7, 0], [0, 5, 6], [0, 3, 7]]
+    doubled = np.repeat(tokens, 2, axis=0)
+    want = decode(
+        params, config, np.repeat(encoded, 2, axis=0), doubled, np.array(rows)
+    )
+    want = np.asarray(want)[np.arange(4), [2, 1, 2, 2]]
+    np.testing.assert_allclose(logits, want, atol=ATOL, rtol=0)
+    np.testing.assert_array_equal(mixed.positions, [3, 2, 3, 3])
+
+
+def test_rows_that_no_question_has_are_an_error():
+    config, params = load("v1_1")
+    memory = t5.make_memory(
+        params, config, jnp.zeros((2, 3, 16)), jnp.ones((2, 3), bool)
+    )
+    with pytest.raises(ValueError, match="3 rows cannot be shared by 2 questions"):
+        t5.decode_step(
+            params, config, memory, t5.init_cache(config, 3, 4), np.zeros(3, np.int32)
+        )
+
+
+@pytest.mark.parametrize(("devices", "model"), [(8, 1), (4, 2)])
+def test_steps_over_a_mesh_give_the_logits_of_one_device(devices, model):
+    config, params = load("v1_1")
+    mesh = partitioning.make_mesh(devices, model_parallelism=model)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 200, (8, 6)).astype(np.int32)
+    inputs = rng.integers(1, 200, (16, 3)).astype(np.int32)
+    encoded = np.asarray(encode(params, config, tokens))
+    want, _ = run_steps(config, params, encoded, tokens > 0, inputs)
+    shardings = jax.tree.map(
+        lambda axes: partitioning.logical_sharding(axes, mesh),
+        layers.param_axes(params),
+        is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+    )
+    placed = jax.device_put(params, shardings)
+    batch = partitioning.batch_sharding(mesh)
+    arrays = jax.device_put((encoded, tokens > 0, inputs), batch)
+    got, cache = run_steps(config, placed, *arrays)
+    np.testing.assert_allclose(got, want, atol=ATOL, rtol=0)
+    # Each device has its own rows, and its own heads.
+    shard = cache.keys[0].addressable_shards[0].data.shape
+    assert shard == (16 * model // devices, 3, 4 // model, 8)
 
 
 def one_layer(config):
