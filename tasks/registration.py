@@ -8,15 +8,19 @@ from art_jax.evaluation import evaluator
 DEFAULT_KS = (1, 5, 20, 50, 100)
 
 
-def add_task(name, readers, *, ks=DEFAULT_KS, match="string"):
-    """Registers a task of questions, measured by top-k accuracy.
+def add_task(name, readers, *, ks=DEFAULT_KS, match="string", metrics=None):
+    """Registers a task of questions with what it is measured by.
 
     Args:
         name: of the task.
         readers: for each split, a function that gives its questions.
         ks: depths of top-k accuracy.
         match: how answers are compared, see `art_jax.evaluation.answers`.
+        metrics: of `art_jax.evaluation.evaluator`; None: top-k accuracy, at `ks` and
+            with `match`.
     """
+    if metrics is None:
+        metrics = [evaluator.TopKAccuracy(ks=ks, match=match)]
     seqio.TaskRegistry.add(
         name,
         source=sources.question_source(readers),
@@ -24,7 +28,7 @@ def add_task(name, readers, *, ks=DEFAULT_KS, match="string"):
         output_features={
             "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
         },
-        metric_objs=[evaluator.TopKAccuracy(ks=ks, match=match)],
+        metric_objs=list(metrics),
     )
 
 

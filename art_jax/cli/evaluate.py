@@ -4,7 +4,7 @@ import importlib
 import json
 import pathlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from art_jax.cli.search import make_run
 from art_jax.data import vocabularies
 from art_jax.data.question_table import QuestionTable, read_question_table
 from art_jax.errors import ConfigError
-from art_jax.evaluation import evaluator, measures, runs
+from art_jax.evaluation import candidates, evaluator, measures, runs
 from art_jax.index import ann, bm25
 from art_jax.index.retriever import Retriever, search_queries
 from art_jax.types import SearchResults
@@ -116,23 +116,24 @@ def evaluate(
     step: int | None = None,
 ) -> dict[str, float]:
     """Returns the metrics of a task's split, measured by SeqIO's evaluator."""
-    return evaluator.evaluate_task(
+    result = evaluator.evaluate_task(
         task,
         split,
         make_retrieve(retriever, k),
-        retriever.evidence.passage,
         max_tokens=retriever.model.max_query_tokens,
         output_dir=output_dir,
         step=step,
     )
+    return result.metrics
 
 
-def make_retrieve(retriever: Retriever, k: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns `retrieve(query_tokens [B, Q]) -> rows [B, k]`."""
+def make_retrieve(retriever: Retriever, k: int) -> evaluator.Retrieve:
+    """Returns `retrieve(questions) -> candidates [n, k]`."""
 
-    def retrieve(tokens: np.ndarray) -> np.ndarray:
-        queries = retriever.encode_query_tokens(tokens)
-        return search_queries(retriever.table, queries, k=k).rows
+    def retrieve(questions: QuestionTable) -> np.ndarray:
+        queries = retriever.encode_query_tokens(questions.tokens)
+        found = search_queries(retriever.table, queries, k=k)
+        return candidates.of_search(found, retriever.evidence.passage)
 
     return retrieve
 

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from art_jax.data.kilt_files import evidence_id as evidence_id
-from art_jax.data.kilt_files import page_of
+from art_jax.data.kilt_files import page_of, paragraph_of
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import text_measures
 
@@ -110,6 +110,37 @@ def retrieval_scores(
         scores[f"precision_at_{k}"] = found / k
         scores[f"recall_at_{k}"] = found / num_sets if num_sets else 0.0
         scores[f"success_at_{k}"] = float(found > 0)
+    return scores
+
+
+def level_scores(
+    ids: Sequence[str], evidence: Sequence[Sequence[str]], ks: Sequence[int]
+) -> dict[str, float]:
+    """R-precision, recall and success of one ranking, of pages and of passages.
+
+    At the level of pages, each id stands for its page. At that of passages, for its
+    paragraph, as KILT compares "passages" by the paragraph they end in; ids of mere
+    pages do not take part.
+
+    Args:
+        ids: of passages, paragraphs or pages, best first, see `kilt_files`.
+        evidence: of each output, the ids of paragraphs or pages that support it.
+        ks: each 1 or more.
+
+    Returns:
+        {"page_r_precision": ..., "page_recall_at_k", "page_success_at_k" of each k,
+        and the same of "passage_..."}.
+
+    Raises:
+        ConfigError: a k is below 1.
+    """
+    scores = {}
+    for level, of in (("page", page_of), ("passage", paragraph_of)):
+        golds = [frozenset(filter(None, map(of, support))) for support in evidence]
+        found = [one for one in map(of, ids) if one]
+        for name, score in retrieval_scores(found, golds, ks).items():
+            if not name.startswith("precision"):  # success where k is 1
+                scores[f"{level}_{name}"] = score
     return scores
 
 

@@ -83,6 +83,51 @@ def mean_reciprocal_rank(hits: np.ndarray, k: int) -> float:
     return float(np.where(hits.any(axis=1), 1 / ranks, 0.0).mean())
 
 
+def gold_ranks(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """How many passages of a pool stand before the right one, for each question.
+
+    Args:
+        scores: [n, P] float, of each question and each passage of the pool.
+        gold: [n] integers, the column of each question's right passage.
+
+    Returns:
+        [n] int64, 0 for the best; equal scores go to the lower column.
+
+    Raises:
+        DataError: there is no question, or a score is NaN.
+    """
+    scores, gold = np.asarray(scores), np.asarray(gold)
+    if scores.ndim != 2 or gold.shape != scores.shape[:1]:
+        raise ValueError(f"scores are {scores.shape}, columns are {gold.shape}")
+    if not len(scores):
+        raise DataError("there are no questions to evaluate")
+    if np.isnan(scores).any():
+        raise DataError("a score is NaN: embed again with weights that are finite")
+    rights = np.take_along_axis(scores, gold[:, None], axis=1)
+    is_before = np.arange(scores.shape[1])[None] < gold[:, None]
+    return ((scores > rights) | ((scores == rights) & is_before)).sum(axis=1)
+
+
+def average_rank(scores: np.ndarray, gold: np.ndarray) -> float:
+    """The mean rank of the right passage in a pool; DPR picks checkpoints by it.
+
+    0 is best. The pool is all passages of the questions that are compared, positive
+    and negative, so the number grows with them: compare it over one pool only.
+
+    Args:
+        scores: [n, P] float, as for `gold_ranks`.
+        gold: [n] integers, the column of each question's right passage.
+
+    Raises:
+        DataError: there is no question, or a score is NaN.
+
+    Source: DPR (arXiv:2004.04906), the behaviour of its validation. Differs in: the
+        pool is one; DPR ranks within each process's own part of it, so its numbers
+        depend on how many there are (DPR's issue 32).
+    """
+    return float(gold_ranks(scores, gold).mean())
+
+
 def question_hits(
     rows: np.ndarray,
     passage_of_row: Callable[[int], Passage],

@@ -102,6 +102,16 @@ def evaluate_questions(
     return values
 
 
+def depth_of(name: str) -> int:
+    """The depth that a measure looks to; 1 for those of whole rankings.
+
+    Raises:
+        ConfigError: there is no such measure.
+    """
+    _parse(name)
+    return int(name.partition("_at_")[2] or 1)
+
+
 def _parse(name: str):
     """The measure of ir-measures that a name asks for."""
     base, at, depth = name.partition("_at_")

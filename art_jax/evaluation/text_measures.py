@@ -7,12 +7,14 @@ are those of the COCO captioning evaluation, on tokens the caller made.
 import collections
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from art_jax.data.questions import parse_answers
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation.answers import normalize
+from art_jax.evaluation.multi_answer import Groups, answer_set_f1
 
 Tokens = Sequence[str]
 
@@ -227,6 +229,89 @@ def q_bleu(
         weight * score for weight, score in zip(parts, scores, strict=True)
     )
     return answerability_share * answerability + (1 - answerability_share) * fluency
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation.
+
+    Differs in: the COCO evaluation cuts words as the Penn Treebank does ("do n't").
+    """
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def evaluate_texts(
+    predictions: Sequence[str],
+    references: Sequence[Groups],
+    measures: Sequence[str] = ("exact_match", "token_f1"),
+) -> dict[str, np.ndarray | float]:
+    """What each measure gives texts that were generated.
+
+    Args:
+        predictions: n texts; for "answer_set_f1" each an answer, or several as a JSON
+            list.
+        references: of each, the answers it should be, each with its aliases. Other
+            measures than "answer_set_f1" take the best of all aliases.
+        measures: of `MEASURES`. Words are those of `words`.
+
+    Returns:
+        {measure: [n] float64} of those that are means over texts; {measure: float} of
+        "bleu_1" to "bleu_4" and "distinct_1" to "distinct_4", of all texts together.
+
+    Raises:
+        ConfigError: there is no such measure.
+        DataError: there is no text, or numbers differ, or one has no reference.
+    """
+    unknown = [name for name in measures if name not in MEASURES]
+    if unknown:
+        raise ConfigError(
+            f"there is no measure {unknown[0]!r} of texts: give some of "
+            f"{', '.join(MEASURES)}."
+        )
+    golds = [[alias for group in groups for alias in group] for groups in references]
+    _check_pairs(predictions, golds)
+    values: dict[str, np.ndarray | float] = {}
+    for name in measures:
+        if name in _OF_ONE:
+            of_one = _OF_ONE[name]
+            values[name] = np.array(
+                [of_one(*pair) for pair in zip(predictions, golds, strict=True)], float
+            )
+        elif name == "answer_set_f1":
+            values[name] = np.array(
+                [
+                    answer_set_f1(parse_answers(text) or (text,), [groups])
+                    for text, groups in zip(predictions, references, strict=True)
+                ]
+            )
+        else:
+            order = int(name[-1])
+            tokens = [words(text) for text in predictions]
+            if name.startswith("distinct"):
+                values[name] = distinct_ngrams(tokens, order)
+            else:
+                right = [[words(gold) for gold in each] for each in golds]
+                values[name] = bleu(tokens, right, order)[-1]
+    return values
+
+
+def _is_label(text: str, golds: Sequence[str]) -> bool:
+    return text.strip() in {gold.strip() for gold in golds}
+
+
+# Of one text and its references, the best of which counts.
+_OF_ONE: Mapping[str, Callable[[str, Sequence[str]], float]] = {
+    "exact_match": exact_match,
+    "token_f1": lambda text, golds: max(token_f1(text, gold) for gold in golds),
+    "label_accuracy": _is_label,
+    "rouge_l": lambda text, golds: rouge_l(words(text), [*map(words, golds)]),
+    "q_bleu": lambda text, golds: max(q_bleu(text, gold) for gold in golds),
+}
+MEASURES = (
+    *_OF_ONE,
+    "answer_set_f1",
+    *(f"bleu_{n}" for n in range(1, 5)),
+    *(f"distinct_{n}" for n in range(1, 5)),
+)
 
 
 def _kinds(words: Tokens) -> tuple[Tokens, Tokens, Tokens, Tokens]:

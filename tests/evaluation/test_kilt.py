@@ -113,3 +113,15 @@ def test_what_cannot_be_evaluated_is_refused():
         kilt.evaluate({"a": kilt.Gold(())}, {})
     with pytest.raises(ConfigError, match="1 or more"):
         kilt.retrieval_scores(["1"], [], (0, 1))
+
+
+def test_levels_read_pages_and_paragraphs_off_the_ids():
+    # The first piece ends in paragraph 4, the right one; the page alone is known of
+    # one place, which no passage can be.
+    ids = ["10+4+0", "10+4+1", "11+2+0"]
+    got = kilt.level_scores(ids, [["10+4", "11"]], (1, 2, 3))
+    assert got["page_r_precision"] == 1.0
+    assert got["page_recall_at_2"] == 1.0  # two pages, the second at rank 2
+    assert got["passage_r_precision"] == 1.0
+    assert got["passage_recall_at_1"] == 1.0
+    assert not any("precision_at" in name for name in got)

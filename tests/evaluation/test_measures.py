@@ -126,3 +126,21 @@ def test_each_passage_is_fetched_once():
     rows = np.tile(np.array([[0, 1, -1]]), (5, 1))
     measures.evaluate_questions(table, rows, passage_of_row, [1])
     assert sorted(asked) == [0, 1]
+
+
+def test_ranks_of_the_right_passages_by_hand():
+    scores = np.array([[3.0, 5.0, 4.0, 5.0], [1.0, 1.0, 1.0, 0.0]])
+    # 5 is the best, once by column 1, then by column 3; all of row 1 are tied.
+    assert measures.gold_ranks(scores, np.array([0, 2])).tolist() == [3, 2]
+    assert measures.gold_ranks(scores, np.array([1, 0])).tolist() == [0, 0]
+    assert measures.gold_ranks(scores, np.array([3, 3])).tolist() == [1, 3]
+    assert measures.average_rank(scores, np.array([0, 2])) == (3 + 2) / 2
+
+
+def test_ranks_need_questions_and_numbers():
+    with pytest.raises(DataError, match="no questions"):
+        measures.average_rank(np.zeros((0, 3)), np.zeros(0, int))
+    with pytest.raises(DataError, match="NaN"):
+        measures.gold_ranks(np.array([[np.nan, 1.0]]), np.array([1]))
+    with pytest.raises(ValueError, match="scores are"):
+        measures.gold_ranks(np.zeros((2, 3)), np.zeros(3, int))

@@ -122,3 +122,34 @@ def test_nothing_to_compare_is_refused():
         measures.label_accuracy(["a", "b"], ["a"])
     with pytest.raises(DataError, match="text 1 has no reference"):
         measures.bleu([["a"], ["b"]], [[["a"]], []])
+
+
+def test_a_set_of_texts_by_several_measures():
+    predictions = ["The Beatles!", '["x", "SUPPORTS"]']
+    references = [(("beatles", "the cat"),), (("supports",), ("y", "z"))]
+    names = ("exact_match", "token_f1", "label_accuracy", "answer_set_f1", "rouge_l")
+    got = measures.evaluate_texts(predictions, references, names)
+    assert got["exact_match"].tolist() == [1, 0]
+    # "x supports" holds one word of "supports".
+    assert got["token_f1"].tolist() == [1, pytest.approx(2 / 3)]
+    assert got["label_accuracy"].tolist() == [0, 0]
+    # One prediction of two is right, and one of the two answers is found.
+    assert got["answer_set_f1"].tolist() == [1, 1 / 2]
+    # "the beatles" against "beatles": precision 1/2, recall 1.
+    beta = 1.2**2
+    assert got["rouge_l"][0] == pytest.approx((1 + beta) * 0.5 / (1 + beta * 0.5))
+
+
+def test_measures_of_all_texts_together():
+    predictions = ["the cat sat on the mat", "The cat sat on a mat."]
+    references = [((text,),) for text in predictions]
+    names = ("bleu_1", "bleu_4", "distinct_3", "q_bleu")
+    got = measures.evaluate_texts(predictions, references, names)
+    assert got["bleu_1"] == pytest.approx(1)
+    assert got["bleu_4"] == pytest.approx(1)
+    assert got["distinct_3"] == 6 / 8
+    assert got["q_bleu"].shape == (2,)
+    with pytest.raises(ConfigError, match="no measure 'bleu_5' of texts: .*bleu_4"):
+        measures.evaluate_texts(predictions, references, ["bleu_5"])
+    with pytest.raises(DataError, match="text 0 has no reference"):
+        measures.evaluate_texts(["a"], [()])

@@ -3,6 +3,7 @@ import pytest
 from art_jax.tasks import local
 
 from art_jax.data import question_table, vocabularies
+from art_jax.data.examples import Candidate
 from art_jax.data.passages import Passage
 from art_jax.data.tokenizers import WordPieceTokenizer
 from art_jax.errors import ConfigError
@@ -29,10 +30,9 @@ def test_a_users_files_become_a_task_with_their_splits(tmp_path):
     metrics = evaluator.evaluate_task(
         name,
         "dev",
-        lambda tokens: np.zeros((len(tokens), 1), np.int32),
-        lambda row: Passage("p", "by ann"),
+        lambda questions: np.array([[Candidate(Passage("p", "by ann"))]], object),
         max_tokens=4,
-    )
+    ).metrics
     assert metrics == {"top_1_accuracy": 1.0, "num_questions": 1}
     with pytest.raises(ConfigError, match="no split 'test'"):
         question_table.read_question_table(name, "test", 4)
