@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from art_jax.data.batches import batch_rows
+from art_jax.data.batches import batch_rows, choose_set, draw_places
 from art_jax.errors import ConfigError
 
 
@@ -35,3 +35,51 @@ PINNED = [3, 2, 1]
 def test_too_few_examples():
     with pytest.raises(ConfigError, match="takes 3 examples, but there are 2"):
         batch_rows(2, 3, seed=0, step=0)
+
+
+def chosen(step, sizes=(3, 1, 2)):
+    return choose_set(sizes, seed=0, step=step)
+
+
+def test_an_epoch_holds_each_batch_of_each_set_once():
+    for epoch in range(3):
+        got = [chosen(6 * epoch + step) for step in range(6)]
+        want = [(0, 3 * epoch + batch) for batch in range(3)] + [(1, epoch)]
+        want += [(2, 2 * epoch + batch) for batch in range(2)]
+        assert sorted(got) == want
+        # Each set's own batches come in their order.
+        for one in range(3):
+            batches = [batch for which, batch in got if which == one]
+            assert batches == sorted(batches)
+
+
+def test_sets_take_turns_in_an_order_of_each_epoch():
+    orders = {
+        tuple(chosen(6 * epoch + step)[0] for step in range(6)) for epoch in range(9)
+    }
+    assert len(orders) > 3
+
+
+def test_a_set_alone_has_every_step():
+    assert [chosen(step, (4,)) for step in range(9)] == [(0, step) for step in range(9)]
+
+
+def draw(counts, num_drawn, seed=0):
+    raw = np.random.PCG64(seed).random_raw(len(counts) * num_drawn)
+    return draw_places(np.array(counts), num_drawn, raw.reshape(len(counts), num_drawn))
+
+
+@pytest.mark.parametrize("num_drawn", [0, 1, 3, 5])
+def test_places_are_drawn_once_and_short_lists_give_all(num_drawn):
+    for count, row in zip(range(7), draw(range(7), num_drawn), strict=True):
+        there = row[row >= 0].tolist()
+        assert len(there) == len(set(there)) == min(count, num_drawn)
+        assert all(place < count for place in there)
+        assert (row[len(there) :] == -1).all()
+
+
+def test_every_choice_of_places_is_as_likely():
+    pairs, counts = np.unique(draw([4] * 12_000, 2), axis=0, return_counts=True)
+    assert len(pairs) == 12
+    # 1,000 each; five standard deviations of 30.
+    assert np.abs(counts - 1000).max() < 150

@@ -1,0 +1,343 @@
+"""Training examples as arrays on the host: questions, passages, and which go together.
+
+A passage that many questions have is held once. Token ids are bare, as in the evidence
+store: special tokens come with the layout when a batch is made.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from art_jax.data import example_files
+from art_jax.data.examples import Candidate, TrainingExample
+from art_jax.data.layouts import TokenTable
+from art_jax.data.passages import Passage
+from art_jax.data.tokenizers import WordPieceTokenizer
+from art_jax.errors import ConfigError, DataError
+
+_TEXTS_A_CALL = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSet:
+    """One data set of training examples, and how it is trained on.
+
+    task: a SeqIO task or mixture of examples, such as "biencoder_nq" of
+        `art_jax.tasks.dpr`; a mixture is read as one set.
+    path: a file, in place of a task.
+    file_format: of the file, one of `example_files.FORMATS`.
+    split: of the task.
+    name: in reports; "" for that of the task or file.
+    sampling_rate: how often an epoch goes through it; 0.5: each time the other half.
+    loss_scale: multiplies its batches' losses.
+    shuffle_positives: learn from any of a question's right passages, drawn each time,
+        and not from the first alone.
+    query_special_suffix: put behind a question that does not end in it, such as "?".
+    normalize: in passages, line feeds become spaces, and a quotation mark at either
+        end is taken off. Typographic apostrophes become plain ones.
+    max_passages: of each question's wrong passages, so many of either kind are kept,
+        the first ones, to save memory; None: all.
+
+    Raises:
+        ConfigError: there is not one source, or a number is not positive.
+
+    Source: DPR's official configuration, whose names these are, as described in
+        reference/systems.md. Differs in: `max_passages`, which it has not.
+    """
+
+    task: str | None = None
+    path: str | None = None
+    file_format: str = "dpr"
+    split: str = "train"
+    name: str = ""
+    sampling_rate: float = 1.0
+    loss_scale: float = 1.0
+    shuffle_positives: bool = False
+    query_special_suffix: str = ""
+    normalize: bool = False
+    max_passages: int | None = None
+
+    def __post_init__(self):
+        if (self.task is None) == (self.path is None):
+            raise ConfigError(
+                f"an ExampleSet has task {self.task!r} and path {self.path!r}: give "
+                "one of the two."
+            )
+        if self.path is not None and self.file_format not in example_files.formats_of(
+            TrainingExample
+        ):
+            raise ConfigError(
+                f"{self.path} is of format {self.file_format!r}: training examples are "
+                f"{', '.join(example_files.formats_of(TrainingExample))}."
+            )
+        if self.sampling_rate <= 0 or self.loss_scale <= 0:
+            raise ConfigError(
+                f"sampling_rate ({self.sampling_rate}) and loss_scale "
+                f"({self.loss_scale}) of {self.label} must be above 0: leave a set out "
+                "to train without it."
+            )
+        if self.max_passages is not None and self.max_passages < 0:
+            raise ConfigError(f"max_passages is {self.max_passages}: 0 or more.")
+
+    @property
+    def label(self) -> str:
+        """What reports and errors call it."""
+        return self.name or self.task or pathlib.Path(self.path).name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RaggedRows:
+    """A list of rows for each example.
+
+    offsets: [n + 1] int64, where each list starts in `values`.
+    values: [t] int32, rows of the passages.
+    """
+
+    offsets: np.ndarray
+    values: np.ndarray
+
+    def counts(self, examples: np.ndarray) -> np.ndarray:
+        """The lengths of some examples' lists, [b] int64."""
+        return self.offsets[examples + 1] - self.offsets[examples]
+
+    def pick(self, examples: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """The rows at some places of some examples' lists, int32; -1 for place -1.
+
+        Args:
+            examples: [b] int.
+            places: [b, k] int, each below its list's length, or -1.
+        """
+        at = self.offsets[examples][:, None] + np.maximum(places, 0)
+        if not len(self.values):
+            return np.full(places.shape, -1, np.int32)
+        values = self.values[np.minimum(at, len(self.values) - 1)]
+        return np.where(places >= 0, values, -1).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExampleTable:
+    """n training examples of several sets, set after set, and their M passages.
+
+    sets: where they are from.
+    set_offsets: [sets + 1] int64, the first example of each; the last is n.
+    num_dropped: for each set, questions left out for want of a right passage.
+    questions: n rows of token ids.
+    passages: M rows of token ids, all different.
+    passage_ids: M ids, "" where a file does not say; of equal passages the first's.
+    positives: rows of right passages, one at least, the surest first.
+    negatives: rows of wrong ones drawn without regard to the question.
+    hard_negatives: rows of wrong ones that look right.
+    """
+
+    sets: tuple[ExampleSet, ...]
+    set_offsets: np.ndarray
+    num_dropped: tuple[int, ...]
+    questions: TokenTable
+    passages: TokenTable
+    passage_ids: tuple[str, ...]
+    positives: RaggedRows
+    negatives: RaggedRows
+    hard_negatives: RaggedRows
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples, n."""
+        return self.questions.num_rows
+
+    def describe(self) -> str:
+        """One line for people: each set's questions, and the passages of all."""
+        sizes = np.diff(self.set_offsets)
+        parts = [
+            f"{one.label} {size:,}"
+            + (f" ({dropped:,} without a right passage left out)" if dropped else "")
+            for one, size, dropped in zip(
+                self.sets, sizes, self.num_dropped, strict=True
+            )
+        ]
+        return (
+            f"{self.num_examples:,} questions with {self.passages.num_rows:,} passages:"
+            f" {', '.join(parts)}"
+        )
+
+
+def read_example_table(
+    sets: Sequence[ExampleSet], tokenizer: WordPieceTokenizer
+) -> ExampleTable:
+    """The table of some sets, read from their files or SeqIO tasks, in their order.
+
+    Raises:
+        ConfigError: a task is not registered, or has no such split.
+        DataError: a file breaks its format, or a set has no question with a right
+            passage.
+    """
+    return build_example_table(
+        sets, [read_set(one, tokenizer) for one in sets], tokenizer
+    )
+
+
+def read_set(
+    one: ExampleSet, tokenizer: WordPieceTokenizer
+) -> Iterator[TrainingExample]:
+    """Yields the examples of a set, as they are in its file."""
+    if one.path is not None:
+        yield from example_files.read_examples(one.path, one.file_format)
+        return
+    from art_jax.data import vocabularies
+    from art_jax.data.example_sources import example_of_fields
+    from art_jax.data.question_table import read_task, tasks_with_split
+
+    vocabularies.use(tokenizer)
+    for task in tasks_with_split(one.task, one.split):
+        # Questions are tokenised below, with the rest; two tokens are the fewest.
+        for _, examples in read_task(task, one.split, 3, example_of_fields):
+            yield from examples
+
+
+def build_example_table(
+    sets: Sequence[ExampleSet],
+    examples: Sequence[Iterable[TrainingExample]],
+    tokenizer: WordPieceTokenizer,
+) -> ExampleTable:
+    """The table of examples that are at hand.
+
+    Args:
+        sets: how each is to be read.
+        examples: for each set, its examples, read once.
+        tokenizer: of both encoders.
+
+    Raises:
+        DataError: a set has no question with a right passage.
+    """
+    questions, passages = _TokenRows(tokenizer), _Pool(tokenizer)
+    lists = {name: _Lists() for name in ("positives", "negatives", "hard_negatives")}
+    set_offsets, num_dropped = [0], []
+    for one, some_examples in zip(sets, examples, strict=True):
+        dropped = 0
+        for example in some_examples:
+            if not example.positives:
+                dropped += 1
+                continue
+            questions.add("", question_text(example.question.text, one))
+            for name, rows in lists.items():
+                candidates = getattr(example, name)
+                if name != "positives":
+                    candidates = candidates[: one.max_passages]
+                rows.add(passages.rows_of(candidates, one.normalize))
+        if len(questions) == set_offsets[-1]:
+            raise DataError(
+                f"{one.label} has {dropped} questions and none has a right passage: "
+                "there is nothing to train on.",
+                one.path,
+            )
+        set_offsets.append(len(questions))
+        num_dropped.append(dropped)
+    return ExampleTable(
+        sets=tuple(sets),
+        set_offsets=np.array(set_offsets, np.int64),
+        num_dropped=tuple(num_dropped),
+        questions=questions.finish(),
+        passages=passages.tokens.finish(),
+        passage_ids=tuple(passages.ids),
+        **{name: rows.finish() for name, rows in lists.items()},
+    )
+
+
+def question_text(text: str, one: ExampleSet) -> str:
+    """A question as a set's settings make it: plain apostrophes, and the suffix."""
+    text = text.replace("’", "'")
+    suffix = one.query_special_suffix
+    return text if not suffix or text.endswith(suffix) else text + suffix
+
+
+def passage_text(text: str, *, normalize: bool) -> str:
+    """A passage's text as it is tokenised, without white space at its ends.
+
+    Source: DPR's official code, as described in reference/systems.md, section 3.1.
+    """
+    if normalize:
+        text = text.replace("\n", " ").replace("’", "'")
+        text = text.removeprefix('"').removesuffix('"')
+    return text.strip()
+
+
+class _Lists:
+    """Lists of rows, one after the other."""
+
+    def __init__(self):
+        self._lengths: list[int] = []
+        self._values: list[np.ndarray] = []
+
+    def add(self, rows: Sequence[int]) -> None:
+        self._lengths.append(len(rows))
+        self._values.append(np.array(rows, np.int32))
+
+    def finish(self) -> RaggedRows:
+        offsets = np.zeros(len(self._lengths) + 1, np.int64)
+        np.cumsum(self._lengths, out=offsets[1:])
+        empty = np.zeros(0, np.int32)
+        return RaggedRows(offsets, np.concatenate([empty, *self._values]))
+
+
+class _TokenRows:
+    """Titles and texts on their way into a TokenTable, many tokenised in one call."""
+
+    def __init__(self, tokenizer: WordPieceTokenizer):
+        self._tokenizer = tokenizer
+        self._dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+        self._waiting: list[tuple[str, str]] = []
+        self._ids: list[np.ndarray] = []
+        self._lengths: list[tuple[int, int]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, title: str, text: str) -> None:
+        self._count += 1
+        self._waiting.append((title, text))
+        if len(self._waiting) == _TEXTS_A_CALL:
+            self._tokenize()
+
+    def finish(self) -> TokenTable:
+        self._tokenize()
+        lengths = np.array(self._lengths, np.int64).reshape(-1, 2)
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths.sum(axis=1), out=offsets[1:])
+        ids = np.concatenate([np.zeros(0, self._dtype), *self._ids])
+        return TokenTable(ids, offsets, lengths[:, 0].astype(np.int32))
+
+    def _tokenize(self) -> None:
+        flat = [part for pair in self._waiting for part in pair]
+        encoded = self._tokenizer.encode_batch(flat)
+        lengths = list(map(len, encoded))
+        self._lengths += zip(lengths[::2], lengths[1::2], strict=True)
+        self._ids.append(
+            np.array([token for ids in encoded for token in ids], self._dtype)
+        )
+        self._waiting = []
+
+
+class _Pool:
+    """Passages that are all different, by title and text."""
+
+    def __init__(self, tokenizer: WordPieceTokenizer):
+        self.tokens = _TokenRows(tokenizer)
+        self.ids: list[str] = []
+        self._row_of: dict[bytes, int] = {}
+
+    def rows_of(self, candidates: Sequence[Candidate], normalize: bool) -> list[int]:
+        return [self._row(candidate.passage, normalize) for candidate in candidates]
+
+    def _row(self, passage: Passage, normalize: bool) -> int:
+        text = passage_text(passage.text, normalize=normalize)
+        # A digest takes less memory than the text, of which there are millions.
+        content = f"{passage.title}\0{text}".encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        row = self._row_of.setdefault(digest, len(self.ids))
+        if row == len(self.ids):
+            self.ids.append(passage.passage_id)
+            self.tokens.add(passage.title, text)
+        return row
