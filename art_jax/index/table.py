@@ -18,7 +18,7 @@ from art_jax.index.int8_rows import Int8Rows, build_quantize, quantize_rows
 from art_jax.index.search_options import SearchOptions
 from art_jax.types import SearchResults
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no axis of shards
 _MAX_CHUNK_ROWS = 65_536
 _DEFAULT_OPTIONS = SearchOptions()
 
