@@ -1,0 +1,177 @@
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from art_jax import partitioning
+from art_jax.checkpoints import t5x, tensors
+from art_jax.generation import t5_decoding
+from art_jax.models import fid, t5
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+ATOL = 1e-5  # see golden/README.md
+# Two questions of five slots: the first has four passages, the second three, apart.
+LENGTHS = np.array([[4, 6, 2, 5, 0], [3, 0, 6, 1, 0]])
+INPUTS = np.array([[0, 7, 9], [0, 8, 5]], np.int32)
+
+
+@functools.cache
+def load():
+    folder = GOLDEN / "t5x" / "v1_1_f32" / "checkpoint_1234"
+    config, params = t5x.open_t5(folder, dtype="float32")
+    return config, tensors.to_host(params)
+
+
+def load_one_layer():
+    config, params = load()
+    return dataclasses.replace(
+        config, num_encoder_layers=1, num_decoder_layers=1
+    ), params
+
+
+def passages():
+    tokens = np.random.default_rng(0).integers(3, 200, (2, 5, 6)).astype(np.int32)
+    return np.where(np.arange(6) < LENGTHS[..., None], tokens, 0)
+
+
+@functools.partial(jax.jit, static_argnums=(0,), static_argnames="passages_at_once")
+def run(config, params, tokens, inputs, passages_at_once=None):
+    encoded, mask = fid.encode(
+        params, config, tokens, passages_at_once=passages_at_once
+    )
+    return encoded, mask, fid.decode(params, config, encoded, mask, inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_t5(config, params, tokens, inputs):
+    encoded = t5.encode(params, config, tokens)
+    return encoded, t5.decode(params, config, encoded, tokens, inputs)
+
+
+def test_of_one_passage_it_is_t5_to_the_bit():
+    config, params = load()
+    tokens = passages()[:, 0]
+    want_encoded, want = run_t5(config, params, tokens, INPUTS)
+    encoded, mask, logits = run(config, params, tokens[:, None], INPUTS)
+    np.testing.assert_array_equal(encoded, want_encoded)
+    np.testing.assert_array_equal(mask, tokens > 0)
+    np.testing.assert_array_equal(logits, want)
+
+
+def test_passages_are_read_apart_and_decoded_together():
+    config, params = load()
+    tokens = passages()
+    apart, _ = run_t5(
+        config, params, tokens.reshape(10, 6), np.zeros((10, 1), np.int32)
+    )
+    want_encoded = np.asarray(apart).reshape(2, 30, -1)
+    encoded, mask, logits = run(config, params, tokens, INPUTS)
+    where = tokens.reshape(2, 30) > 0
+    np.testing.assert_array_equal(mask, where)
+    np.testing.assert_allclose(encoded[where], want_encoded[where], atol=ATOL)
+    # Only tokens count: of a question alone, without slots and without padding.
+    for place in range(2):
+        kept = want_encoded[place][where[place]][None]
+        want = t5.decode(
+            params, config, kept, np.ones(kept.shape[:2], np.int32), INPUTS[[place]]
+        )
+        np.testing.assert_allclose(logits[place], want[0], atol=ATOL)
+
+
+@pytest.mark.parametrize("passages_at_once", [1, 2, 5, 9])
+def test_chunks_change_nothing(passages_at_once):
+    config, params = load()
+    want = run(config, params, passages(), INPUTS)
+    got = run(config, params, passages(), INPUTS, passages_at_once=passages_at_once)
+    where = np.asarray(want[1])
+    np.testing.assert_array_equal(got[1], where)
+    np.testing.assert_allclose(got[0][where], want[0][where], atol=ATOL)
+    np.testing.assert_allclose(got[2], want[2], atol=ATOL)
+
+
+def test_the_order_of_passages_does_not_matter_to_the_decoder():
+    config, params = load()
+    _, _, want = run(config, params, passages(), INPUTS)
+    _, _, logits = run(config, params, passages()[:, [4, 2, 0, 3, 1]], INPUTS)
+    np.testing.assert_allclose(logits, want, atol=ATOL)
+
+
+def loss(params, config, tokens, passages_at_once=None):
+    encoded, mask = fid.encode(
+        params, config, tokens, passages_at_once=passages_at_once
+    )
+    logits = fid.decode(params, config, encoded, mask, INPUTS)
+    return -jnp.mean(jax.nn.log_softmax(logits)[..., 3])
+
+
+grad = jax.jit(jax.grad(loss), static_argnums=(1, 3))
+
+
+def test_gradients_are_the_same_in_chunks_and_without_them():
+    config, params = load_one_layer()
+    tokens = passages()
+    tokens[1] = 0  # A question without any passage: finite all the same.
+    want = grad(params, config, tokens, None)
+    got = grad(params, config, tokens, 2)
+    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.isfinite(left).all()
+        np.testing.assert_allclose(left, right, atol=1e-6)
+    assert np.abs(got["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]).max() > 1e-4
+
+
+def test_activations_of_a_chunk_alone_are_held():
+    config, params = load_one_layer()
+    tokens = np.ones((2, 32, 24), np.int32)
+
+    def temporary_bytes(passages_at_once):
+        compiled = grad.lower(params, config, tokens, passages_at_once).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(2) < 0.4 * temporary_bytes(None)
+
+
+def test_dropout_is_a_function_of_its_key_and_differs_between_chunks():
+    config, params = load()
+    config = dataclasses.replace(config, dropout_rate=0.5)
+    key = functools.partial(jax.random.key, impl="unsafe_rbg")
+    tokens = np.tile(passages()[:, :1], (1, 2, 1))  # One passage twice.
+
+    @jax.jit
+    def encode(key):
+        encoded, mask = fid.encode(
+            params, config, tokens, passages_at_once=1, dropout_key=key
+        )
+        return encoded, fid.decode(
+            params, config, encoded, mask, INPUTS, dropout_key=key
+        )
+
+    first, again, other = encode(key(0)), encode(key(0)), encode(key(1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert np.abs(first[0] - other[0]).max() > 0.1
+    assert np.abs(first[1] - other[1]).max() > 0.1
+    assert np.abs(first[0][:, :6] - first[0][:, 6:]).max() > 0.1
+
+
+def test_what_is_generated_is_what_decoding_at_once_prefers():
+    config, params = load()
+    encoded, mask, _ = run(config, params, passages(), INPUTS)
+    found = t5_decoding.generate(params, config, encoded, mask, max_tokens=3)
+    inputs = np.pad(found.tokens, ((0, 0), (1, 0)))[:, :3]
+    _, _, logits = run(config, params, passages(), inputs)
+    np.testing.assert_array_equal(found.tokens, np.argmax(logits, axis=-1))
+
+
+def test_any_number_of_devices_gives_the_same_logits(mesh):
+    config, params = load_one_layer()
+    tokens, inputs = np.tile(passages(), (4, 1, 1)), np.tile(INPUTS, (4, 1))
+    tokens[4:, 0] = 0
+    want = run(config, params, tokens, inputs)[2]
+    placed = jax.device_put(params, partitioning.replicated(mesh))
+    batch = jax.device_put((tokens, inputs), partitioning.batch_sharding(mesh))
+    encoded, _, got = run(config, placed, *batch, passages_at_once=2)
+    np.testing.assert_allclose(got, want, atol=ATOL)
+    assert encoded.addressable_shards[0].data.shape[0] == 8 // mesh.size
