@@ -52,6 +52,34 @@ def similarity_scores(
     return -jnp.sqrt(jnp.maximum(squares - 2 * products, 1e-12))
 
 
+def dot_product_vectors(
+    query_embeddings: jax.Array,
+    passage_embeddings: jax.Array,
+    *,
+    similarity: str = "dot",
+) -> tuple[jax.Array, jax.Array]:
+    """Vectors whose dot products rank passages as the similarity does.
+
+    Args:
+        query_embeddings: [B, D] float.
+        passage_embeddings: [M, D] float.
+        similarity: as for `similarity_scores`.
+
+    Returns:
+        [B, D'] and [M, D']; D' is D, or D + 1 for "l2", where half the passage's square
+        is taken off: |q - p|^2 = |q|^2 - 2 (q.p - |p|^2 / 2).
+    """
+    queries, passages = query_embeddings, passage_embeddings
+    if similarity == "cosine":
+        return unit_length(queries), unit_length(passages)
+    if similarity == "l2":
+        halves = -jnp.sum(jnp.square(passages), axis=1)[:, None] / 2
+        ones = jnp.ones((len(queries), 1), queries.dtype)
+        queries = jnp.concatenate([queries, ones], axis=1)
+        passages = jnp.concatenate([passages, halves], axis=1)
+    return queries, passages
+
+
 def in_batch_nll(
     query_embeddings: jax.Array,
     passage_embeddings: jax.Array,

@@ -5,14 +5,13 @@ forwards and backwards, each device those it holds.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from art_jax.errors import ConfigError
-from art_jax.index.table_rows import slice_rows
+from art_jax.index.score_blocks import over_blocks, vectors_of
 from art_jax.partitioning import ROW_AXES
 
 BLOCK_ROWS = 8192
@@ -81,7 +80,7 @@ def _build_full_nll(mesh: Mesh, block_rows: int):
         functools.partial(_weighted_rows, block_rows=block_rows),
         in_specs=(whole, rows, whole, whole, whole),
     )
-    own_vectors = on_shards(_own_vectors, in_specs=(rows, whole))
+    own_vectors = on_shards(vectors_of, in_specs=(rows, whole))
 
     @jax.custom_vjp
     def full_nll(queries_BD, table, own_rows_B, num_rows):
@@ -117,8 +116,8 @@ def _normalizers(queries_BD, table_SD, num_rows, *, block_rows: int):
 
     batch = queries_BD.shape[0]
     start = jnp.full(batch, _LOWEST, jnp.float32), jnp.zeros(batch, jnp.float32)
-    top_B, sums_B = _over_blocks(
-        add_block, start, queries_BD, table_SD, num_rows, block_rows
+    top_B, sums_B = over_blocks(
+        add_block, start, queries_BD, table_SD, num_rows, block_rows=block_rows
     )
     all_top_B = jax.lax.pmax(top_B, ROW_AXES)
     sums_B = jax.lax.psum(sums_B * jnp.exp(top_B - all_top_B), ROW_AXES)
@@ -136,67 +135,12 @@ def _weighted_rows(
         vectors_RD = block.vectors.astype(jnp.float32)
         return total_BD + jnp.einsum("br,rd->bd", shares_BR, vectors_RD)
 
-    total_BD = _over_blocks(
+    total_BD = over_blocks(
         add_block,
         jnp.zeros(queries_BD.shape, jnp.float32),
         queries_BD,
         table_SD,
         num_rows,
-        block_rows,
+        block_rows=block_rows,
     )
     return jax.lax.psum(total_BD, ROW_AXES)
-
-
-def _own_vectors(table_SD, own_rows_B):
-    """Returns each query's own row, [B, D] float32."""
-    shard_rows = table_SD.shape[0]
-    local_B = own_rows_B - jax.lax.axis_index(ROW_AXES) * shard_rows
-    is_here_B = (local_B >= 0) & (local_B < shard_rows)
-    vectors_BD = table_SD[jnp.clip(local_B, 0, shard_rows - 1)].astype(jnp.float32)
-    # Exactly one shard holds each row, so the sum over shards is that row.
-    return jax.lax.psum(jnp.where(is_here_B[:, None], vectors_BD, 0.0), ROW_AXES)
-
-
-class _Block(NamedTuple):
-    """Some rows of a shard.
-
-    vectors: [R, D], of the table's dtype.
-    scores: [B, R] float32.
-    is_row: [R] bool, False for padding and for rows that were there before.
-    """
-
-    vectors: jax.Array
-    scores: jax.Array
-    is_row: jax.Array
-
-
-def _over_blocks(add_block, total, queries_BD, table_SD, num_rows, block_rows: int):
-    """Returns `total` once every block of a shard's rows was added to it.
-
-    Args:
-        add_block: (total, block) -> total.
-        total: before the first.
-        queries_BD: [B, D] float32.
-        table_SD: [S, D], one shard.
-        num_rows: [] int32, of the whole table.
-        block_rows: rows of a block; the last begins earlier where they do not fit, and
-            rows it has again do not count.
-    """
-    shard_rows = table_SD.shape[0]
-    block_rows = min(block_rows, shard_rows)
-    first_row = jax.lax.axis_index(ROW_AXES) * shard_rows
-    queries_BD = queries_BD.astype(table_SD.dtype)
-
-    def step(total, index):
-        wanted = index * block_rows
-        start = jnp.minimum(wanted, shard_rows - block_rows)
-        vectors = slice_rows(table_SD, start, block_rows)
-        scores = jnp.einsum(
-            "bd,rd->br", queries_BD, vectors, preferred_element_type=jnp.float32
-        )
-        local = start + jnp.arange(block_rows, dtype=jnp.int32)
-        is_row = (local >= wanted) & (first_row + local < num_rows)
-        return add_block(total, _Block(vectors, scores, is_row)), None
-
-    num_blocks = -(-shard_rows // block_rows)
-    return jax.lax.scan(step, total, jnp.arange(num_blocks, dtype=jnp.int32))[0]

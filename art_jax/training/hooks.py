@@ -135,6 +135,7 @@ def evaluate_hook(
     writer: MetricsWriter | None,
     save_best: Callable[[RunState, int], None],
     report: Callable[[str], None],
+    first_step: int = 0,
 ) -> Hook:
     """Returns a hook that evaluates, and keeps the best step by `measure`.
 
@@ -142,28 +143,32 @@ def evaluate_hook(
 
     Args:
         evaluate: run -> measures.
-        measure: the name of the one to choose by; higher is better. None: the last
-            evaluation is the best.
+        measure: the name of the one to choose by; higher is better, or lower where "-"
+            stands before the name. None: the last evaluation is the best.
         every_steps: evaluate at each multiple of this, step 0 included.
         last_step: evaluate at this one too.
         writer: of metrics, on the first process only.
-        save_best: (run, step), called when the measure is higher than ever before.
+        save_best: (run, step), called when the measure is better than ever before.
         report: told one line each time.
+        first_step: evaluate at no step before this one.
     """
+    name = None if measure is None else measure.removeprefix("-")
+    sign = -1 if measure is not None and measure.startswith("-") else 1
 
     def hook(run: RunState, step: int) -> RunState:
-        if step % every_steps and step != last_step:
+        is_due = step % every_steps == 0 and step >= first_step
+        if not is_due and step != last_step:
             return run
         values = evaluate(run)
-        if measure is not None and measure not in values:
+        if name is not None and name not in values:
             raise ConfigError(
-                f"there is no measure {measure!r} to choose the best step by; there "
+                f"there is no measure {name!r} to choose the best step by; there "
                 f"are {', '.join(values)}."
             )
         if writer is not None:
             writer.write(step, {DEV_PREFIX + name: v for name, v in values.items()})
-        line = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-        value = float(step) if measure is None else values[measure]
+        line = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+        value = float(step) if name is None else sign * values[name]
         if run.best is not None and value <= run.best.value:
             report(f"dev at step {step}: {line}")
             return run

@@ -5,7 +5,7 @@ method supplies a batch and a loss; it never owns a loop.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,8 @@ class Problem:
     flush: called before each save; puts on disk what the method keeps there.
     frozen: names at the top of the parameter tree whose arrays stay as they are. A
         zero gradient is not enough: weight decay would still shrink them.
+    evaluate: run -> measures of the method's own on held-out examples, beside those
+        of held-out questions; None: it has none.
     """
 
     make_batch: Callable[[int], Batch]
@@ -81,6 +83,7 @@ class Problem:
     write_back: WriteBack | None = None
     flush: Callable[[], None] = lambda: None
     frozen: tuple[str, ...] = ()
+    evaluate: Callable[[RunState], Mapping[str, float]] | None = None
 
 
 def run_steps(

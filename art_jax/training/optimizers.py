@@ -1,4 +1,4 @@
-"""ART's optimiser: AdamW with a decay mask, clipping and a linear schedule."""
+"""AdamW as retrievers are trained: a decay mask, clipping, linear schedules."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,9 +17,15 @@ class AdamW:
 
     peak_learning_rate: at the end of warm-up.
     warmup_share: of all steps, spent in warm-up.
+    warmup_steps: in place of the share; None: the share counts.
+    schedule_form: "megatron", ART's, which stops above 0, or "transformers", DPR's,
+        which falls to 0.
     weight_decay: decoupled; not applied to biases and LayerNorm parameters.
     clip_norm: global norm of the gradient, at most; 0: no clipping.
     beta1, beta2, epsilon: Adam's.
+
+    Raises:
+        ConfigError: there is no such form.
 
     Source: ART's published run (arXiv:2206.10658, section 3.2, and its scripts).
         Differs in: nothing.
@@ -27,11 +33,20 @@ class AdamW:
 
     peak_learning_rate: float = 2e-5
     warmup_share: float = 0.01
+    warmup_steps: int | None = None
+    schedule_form: str = "megatron"
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+
+    def __post_init__(self):
+        if self.schedule_form not in _SCHEDULES:
+            raise ConfigError(
+                f"no schedule_form {self.schedule_form!r}: choose of "
+                f"{', '.join(_SCHEDULES)}."
+            )
 
     def build(self, train_steps: int) -> optax.GradientTransformation:
         """Returns the optax transformation for a run of `train_steps` updates."""
@@ -49,10 +64,11 @@ class AdamW:
 
     def schedule(self, train_steps: int) -> Callable[[jax.Array], jax.Array]:
         """Returns the learning rate as a function of updates made so far."""
-        return linear_schedule(
-            self.peak_learning_rate,
-            train_steps=train_steps,
-            warmup_steps=self.warmup_share * train_steps,
+        warmup_steps = self.warmup_steps
+        if warmup_steps is None:
+            warmup_steps = self.warmup_share * train_steps
+        return _SCHEDULES[self.schedule_form](
+            self.peak_learning_rate, train_steps=train_steps, warmup_steps=warmup_steps
         )
 
 
@@ -84,6 +100,39 @@ def linear_schedule(
         return jnp.where(count <= warmup_steps, peak * count / warmup_steps, decayed)
 
     return rate
+
+
+def linear_schedule_to_zero(
+    peak: float, *, train_steps: int, warmup_steps: float
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns a rate that rises from 0 to `peak` and falls to 0.
+
+    With N train steps and w warm-up steps: peak * n / w below w, then
+    peak * (N - n) / (N - w), but never less than 1e-7 of the peak.
+
+    Raises:
+        ConfigError: there are no steps, or warm-up takes all of them.
+
+    Source: DPR's official code, which is transformers' schedule with a floor. Differs
+        in: nothing.
+    """
+    if train_steps < 1 or not 0 <= warmup_steps < train_steps:
+        raise ConfigError(
+            f"train_steps is {train_steps} and warm-up takes {warmup_steps} of them: "
+            "train at least one step after warm-up."
+        )
+
+    def rate(count: jax.Array) -> jax.Array:
+        count = jnp.asarray(count, jnp.float32)
+        share = jnp.maximum(1e-7, (train_steps - count) / (train_steps - warmup_steps))
+        if warmup_steps == 0:
+            return peak * share
+        return peak * jnp.where(count < warmup_steps, count / warmup_steps, share)
+
+    return rate
+
+
+_SCHEDULES = {"megatron": linear_schedule, "transformers": linear_schedule_to_zero}
 
 
 def freeze(

@@ -29,7 +29,8 @@ class Stage:
     num_chunks: equal parts of a batch whose gradients are added up one after the
         other, in the memory of one; T5X's num_microbatches.
     optimizer: builds the optax transformation.
-    refresh_every_steps: steps between two tables.
+    refresh_every_steps: steps between two tables; None: the stage has no table, so
+        its evaluations search for nothing and give the method's own measures alone.
     rolling_refresh: embed an equal slice of the evidence again before each step
         instead of all of it now and then; after `refresh_every_steps` all of it is.
         Evaluations read the table as it is, so a step is chosen by it.
@@ -37,11 +38,13 @@ class Stage:
         that a run killed during one need not begin it anew; for large evidence.
     eval_every_steps: steps between two evaluations; a multiple of
         `refresh_every_steps`, so that no evaluation reads a stale table.
+    eval_from_step: no evaluation before this one.
     save_every_steps: steps between two checkpoints.
     log_every_steps: steps between two records of metrics.
     keep_checkpoints: how many of the newest stay.
     choose_by: the measure on held-out questions that picks the step whose weights the
-        stage gives; None: the last step's.
+        stage gives, with "-" before it where lower is better ("-average_rank"); None:
+        the last step's.
     max_skipped_in_a_row: steps with a non-finite loss before the run stops.
     seed: of batches, dropout and, in the first stage, the initial weights.
     """
@@ -52,10 +55,11 @@ class Stage:
     batch_size: int = 64
     num_chunks: int = 1
     optimizer: AdamW = AdamW()
-    refresh_every_steps: int = 500
+    refresh_every_steps: int | None = 500
     rolling_refresh: bool = False
     keep_refresh_parts: bool = False
     eval_every_steps: int = 500
+    eval_from_step: int = 0
     save_every_steps: int = 500
     log_every_steps: int = 10
     keep_checkpoints: int = 2
@@ -77,9 +81,15 @@ class Stage:
             )
         }
         for name, value in intervals.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ConfigError(f"{name} of stage {self.name!r} is {value}: >= 1.")
-        if self.eval_every_steps % self.refresh_every_steps:
+        if self.refresh_every_steps is None:
+            if self.rolling_refresh:
+                raise ConfigError(
+                    f"stage {self.name!r} has rolling_refresh and no refresh_every_"
+                    "steps, in which to go through the evidence once: give it."
+                )
+        elif self.eval_every_steps % self.refresh_every_steps:
             raise ConfigError(
                 f"stage {self.name!r} evaluates every {self.eval_every_steps} steps "
                 f"and refreshes every {self.refresh_every_steps}: make the first a "
@@ -185,22 +195,27 @@ def run_stage(
         )
 
     last_step = stage.train_steps
-    refresh = hooks.refresh_hook(
-        refresher,
-        passage_side,
-        every_steps=stage.refresh_every_steps,
-        last_step=last_step,
-        report=report,
-        parts=_parts(stage, directory / "refresh_parts"),
-    )
-    if stage.rolling_refresh:
-        refresh = hooks.rolling_hook(
+    run_hooks = []
+    if stage.refresh_every_steps is not None:
+        refresh = hooks.refresh_hook(
             refresher,
             passage_side,
             every_steps=stage.refresh_every_steps,
-            refresh_all=refresh,
+            last_step=last_step,
+            report=report,
+            parts=_parts(stage, directory / "refresh_parts"),
         )
-    run_hooks = [refresh]
+        if stage.rolling_refresh:
+            refresh = hooks.rolling_hook(
+                refresher,
+                passage_side,
+                every_steps=stage.refresh_every_steps,
+                refresh_all=refresh,
+            )
+        run_hooks.append(refresh)
+    evaluate = _join_measures(
+        problem.evaluate, None if stage.refresh_every_steps is None else evaluate
+    )
     if evaluate is None:
         run_hooks.append(hooks.keep_last_hook(save_best, last_step=last_step))
     else:
@@ -213,6 +228,7 @@ def run_stage(
                 writer=writer,
                 save_best=save_best,
                 report=report,
+                first_step=stage.eval_from_step,
             )
         )
     run_hooks.append(
@@ -257,6 +273,18 @@ def run_stage(
         if writer is not None:
             writer.close()
     return _load_best(best, run.best.step, params)
+
+
+def _join_measures(
+    *evaluations: Callable[[loop.RunState], Mapping[str, float]] | None,
+) -> Callable[[loop.RunState], Mapping[str, float]] | None:
+    """Returns what gives the measures of all that are not None; None: all are."""
+    given = [evaluate for evaluate in evaluations if evaluate is not None]
+    if not given:
+        return None
+    return lambda run: {
+        name: value for evaluate in given for name, value in evaluate(run).items()
+    }
 
 
 def _parts(stage: Stage, folder: pathlib.Path) -> pathlib.Path | None:

@@ -89,6 +89,20 @@ def test_similarities_by_hand():
 
 
 @pytest.mark.parametrize("similarity", contrastive.SIMILARITIES)
+def test_a_search_by_dot_products_can_rank_by_any_similarity(similarity):
+    rng = np.random.default_rng(0)
+    queries = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+    passages = jnp.asarray(2 * rng.normal(size=(30, 3)), jnp.float32)
+    scores = contrastive.similarity_scores(queries, passages, similarity=similarity)
+    queries, passages = contrastive.dot_product_vectors(
+        queries, passages, similarity=similarity
+    )
+    np.testing.assert_array_equal(
+        np.argsort(queries @ passages.T, axis=1), np.argsort(scores, axis=1)
+    )
+
+
+@pytest.mark.parametrize("similarity", contrastive.SIMILARITIES)
 def test_gradients_are_finite_where_vectors_are_equal_or_zero(similarity):
     def total(vectors):
         scores = contrastive.similarity_scores(vectors, vectors, similarity=similarity)

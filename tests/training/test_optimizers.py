@@ -29,6 +29,31 @@ def test_equals_the_published_schedule(count, rate):
     np.testing.assert_allclose(schedule(count), rate, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("count", "rate"),
+    [
+        (0, 0.0),
+        (1, 1.6168e-8),
+        (1237, 2e-5),
+        (9000, 1.0954e-5),
+        (18399, 1.1653e-9),
+        (18400, 2e-12),
+    ],
+)
+def test_equals_the_schedule_of_dpr(count, rate):
+    adam = optimizers.AdamW(warmup_steps=1237, schedule_form="transformers")
+    np.testing.assert_allclose(adam.schedule(18_400)(count), rate, rtol=1e-4)
+
+
+def test_a_schedule_to_zero_without_warmup_and_one_that_is_all_warmup():
+    schedule = optimizers.linear_schedule_to_zero(1.0, train_steps=4, warmup_steps=0)
+    np.testing.assert_allclose([schedule(0), schedule(1)], [1, 0.75])
+    with pytest.raises(ConfigError, match="one step after warm-up"):
+        optimizers.linear_schedule_to_zero(1.0, train_steps=4, warmup_steps=4)
+    with pytest.raises(ConfigError, match="choose of megatron, transformers"):
+        optimizers.AdamW(schedule_form="cosine")
+
+
 def test_without_warmup_it_starts_at_the_peak_and_ends_at_zero():
     schedule = optimizers.linear_schedule(1.0, train_steps=10, warmup_steps=0)
     np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [1, 0.5, 0])

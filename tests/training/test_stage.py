@@ -217,9 +217,68 @@ def test_the_parameters_given_are_not_used_up(tiny, space, stage, tmp_path):
     assert np.isfinite(params["query"]["embedding"]).all()
 
 
+class OwnMeasure:
+    """A method that judges itself, and has no table."""
+
+    def __init__(self, tiny, values):
+        self.tiny, self.values = tiny, values
+
+    def bind(self, space, **settings):
+        problem = self.tiny.Pull().bind(space, **settings)
+
+        def evaluate(run):
+            assert run.table is None
+            return {"mean_rank": self.values[int(run.train.step)]}
+
+        def resources(table):
+            assert table is None
+            return np.zeros(1, np.float32)
+
+        return dataclasses.replace(problem, evaluate=evaluate, resources=resources)
+
+
+def test_a_stage_without_a_table_is_chosen_by_the_methods_own_measure(
+    tiny, space, stage, tmp_path
+):
+    values = {2: 5.0, 4: 3.0, 6: 4.0}
+    stage = dataclasses.replace(
+        stage,
+        method=OwnMeasure(tiny, values),
+        refresh_every_steps=None,
+        eval_from_step=1,
+        choose_by="-mean_rank",
+    )
+
+    def searches(run):
+        raise AssertionError("there is no table to search")
+
+    _, lines = tiny.run_stage(stage, space, tmp_path, evaluate=searches)
+    records = [r for r in read_metrics(tmp_path) if "dev/mean_rank" in r]
+    assert [(r["step"], r["dev/mean_rank"]) for r in records] == list(values.items())
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["checkpoint_4"]
+    assert lines[1] == "dev at step 4: mean_rank 3.000  (best so far)"
+
+
+def test_the_methods_own_measures_stand_beside_those_of_questions(
+    tiny, space, stage, tmp_path
+):
+    class Both(tiny.Pull):
+        def bind(self, space, **settings):
+            problem = super().bind(space, **settings)
+            return dataclasses.replace(problem, evaluate=lambda run: {"own": 1.0})
+
+    stage = dataclasses.replace(stage, method=Both(), train_steps=2)
+    _, lines = tiny.run_stage(stage, space, tmp_path, evaluate=Evaluate(BEST_IS_2))
+    assert any("own 1.000  quality 0.500" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            {"refresh_every_steps": None, "rolling_refresh": True},
+            "rolling_refresh and no refresh_every_steps",
+        ),
         ({"eval_every_steps": 3}, "evaluates every 3 steps and refreshes every 2"),
         ({"num_chunks": 0}, "num_chunks of stage 'pull' is 0"),
         ({"train_steps": 0}, "train_steps of stage 'pull' is 0"),
