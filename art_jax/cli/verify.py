@@ -59,7 +59,9 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         folder = pathlib.Path(name)
         has_manifest = manifest.MANIFEST_NAME in files
-        if has_manifest or _is_tokenizer(folder) or _PARTS.fullmatch(folder.name):
+        # Evaluations are filed by what was measured, which may be "ann".
+        is_part = _PARTS.fullmatch(folder.name) and folder.parent.name != "evaluation"
+        if has_manifest or _is_tokenizer(folder) or is_part:
             folders.clear()  # What lies in a part belongs to it.
             parts.append(folder)
     if not parts:

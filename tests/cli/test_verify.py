@@ -96,6 +96,7 @@ def test_an_ann_index_of_an_earlier_table_is_found(art_jax, run_with_ann, tmp_pa
 
     run = tmp_path / "run"
     shutil.copytree(run_with_ann, run)
+    (run / "evaluation" / "ann").mkdir(parents=True)  # what `evaluate --ann` writes
     code, out, _ = art_jax("verify", run)
     assert code == 0
     assert "good     run/ann" in out
