@@ -317,7 +317,7 @@ def _add_verify(verbs) -> None:
 
 
 def _add_data(verbs) -> None:
-    verb = verbs.add_parser("data", help="look at files of passages or questions")
+    verb = verbs.add_parser("data", help="look at data files, and convert them")
     actions = verb.add_subparsers(metavar="ACTION", required=True)
     check = _verb(
         actions,
@@ -325,8 +325,30 @@ def _add_data(verbs) -> None:
         "report rows, duplicates, empties, encoding and lengths of a file",
         "art-jax data check passages.tsv",
     )
-    check.set_defaults(module="data")
+    check.set_defaults(module="data", action="check")
     check.add_argument("file", metavar="FILE")
+    convert = _verb(
+        actions,
+        "convert",
+        "write a file of passages, questions, judgments or examples in another format",
+        "art-jax data convert corpus.jsonl passages.tsv\n"
+        "  art-jax data convert --from beir --to dpr scifact train.json --split train\n"
+        "  art-jax data convert --from trec-run --to dpr-results bm25.trec bm25.json "
+        "--passages p.tsv --questions q.jsonl",
+    )
+    convert.set_defaults(module="data", action="convert")
+    convert.add_argument("source", metavar="SRC", help="a file, or a folder of BEIR's")
+    convert.add_argument("target", metavar="DST")
+    convert.add_argument(
+        "--from", dest="read_as", metavar="F", help="format of SRC, see docs/data.md"
+    )
+    convert.add_argument("--to", dest="write_as", metavar="F", help="format of DST")
+    convert.add_argument("--passages", help="of a TREC run, or of KILT's questions")
+    convert.add_argument("--questions", help="of a TREC run")
+    convert.add_argument("--split", help="of a folder of BEIR's")
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace DST where it is there"
+    )
 
 
 def _verb(

@@ -143,6 +143,23 @@ def read_webqsp(path: Path) -> Iterator[Question]:
             )
 
 
+def read_curatedtrec(path: Path) -> Iterator[Question]:
+    """Questions of CuratedTREC, such as `curated-test.tsv`: id, type, question, answer.
+
+    The answer is a regular expression.
+
+    Source: Baudis and Sedivy, CLEF 2015, and its published files.
+    """
+    for number, line in text_files.read_raw_lines(path):
+        fields = text_files.decode_line(line, path, number).split("\t", 3)
+        if len(fields) != 4 or not all(map(text_files.is_visible, fields)):
+            raise DataError(
+                "a line must be id<TAB>type<TAB>question<TAB>pattern.", path, number
+            )
+        question_id, _, text, pattern = fields
+        yield Question(question_id, text.strip(), (pattern,))
+
+
 def read_kilt_questions(path: Path) -> Iterator[Question]:
     """Questions of a task of KILT, such as `nq-dev-kilt.jsonl`."""
     for item in read_kilt(path):
@@ -186,9 +203,15 @@ def read_judged_questions(
 
 def _read_texts(path: Path) -> Iterator[Question]:
     """Questions with ids: of a `.tsv`, id and text, as MS MARCO; else as elsewhere."""
-    if text_files.file_format(path, (".jsonl", ".tsv")) == ".jsonl":
-        yield from read_questions(path)
-        return
+    is_table = text_files.file_format(path, (".jsonl", ".tsv")) == ".tsv"
+    return (read_msmarco_queries if is_table else read_questions)(path)
+
+
+def read_msmarco_queries(path: Path) -> Iterator[Question]:
+    """Questions of MS MARCO, such as `queries.dev.small.tsv`: id and text.
+
+    Source: Bajaj et al., arXiv:1611.09268, and its published files.
+    """
     for number, line in text_files.read_raw_lines(path):
         question_id, tab, text = text_files.decode_line(line, path, number).partition(
             "\t"

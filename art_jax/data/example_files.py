@@ -6,6 +6,7 @@ Training examples (`TrainingExample`):
     tevatron   JSON lines: query_id, query, positive_passages, negative_passages
     sentence-transformers   JSON lines: anchor, positive, negative, negative_2, ...;
                texts alone, so titles are put before them and ids are lost
+    flagembedding   JSON lines: query, pos, neg, pos_scores, neg_scores; texts alone
 
 Ranked passages (`RankedQuestion`):
     dpr-results   a JSON array: question, answers, ctxs with has_answer
@@ -24,6 +25,7 @@ from typing import Any
 from art_jax.data import text_files
 from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
 from art_jax.data.json_files import read_json_entries, read_json_records
+from art_jax.data.passage_files import titled_text
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question, json_strings
 from art_jax.errors import ConfigError, DataError
@@ -96,12 +98,36 @@ def read_examples(path: str | os.PathLike, file_format: str) -> Iterator[Example
         ConfigError: there is no such format.
         DataError: naming file and line, where the file breaks its format.
     """
+    for _, example in parse_examples(path, file_format):
+        if isinstance(example, DataError):
+            raise example
+        yield example
+
+
+def parse_examples(
+    path: str | os.PathLike, file_format: str
+) -> Iterator[tuple[int, Example | DataError]]:
+    """Yields (line, example) of a file, or (line, what is wrong with the record there).
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: the file is not JSON from some place on.
+    """
     parse = _format(file_format).parse
-    if file_format == "pyserini":
-        yield from _read_pyserini(path)
+    for record in _records(path, file_format):
+        try:
+            yield record.number, parse(record)
+        except DataError as error:
+            yield record.number, error
+
+
+def _records(path: str | os.PathLike, file_format: str) -> Iterator[_Record]:
+    if _format(file_format).layout == "object":
+        for number, question_id, values in read_json_entries(path):
+            yield _Record({**values, "id": question_id}, path, number)
         return
     for number, values in read_json_records(path):
-        yield parse(_Record(values, path, number))
+        yield _Record(values, path, number)
 
 
 def write_examples(
@@ -219,7 +245,7 @@ def _form_tevatron(example: TrainingExample) -> dict[str, Any]:
         "query": example.question.text,
         "answers": example.question.answers,
         "positive_passages": passages(example.positives),
-        "negative_passages": passages((*example.hard_negatives, *example.negatives)),
+        "negative_passages": passages(_all_negatives(example)),
     }
 
 
@@ -241,18 +267,60 @@ def _form_sentence_transformers(example: TrainingExample) -> dict[str, Any]:
             "the format 'sentence-transformers' needs: leave it out."
         )
 
-    def text(candidate: Candidate) -> str:
-        passage = candidate.passage
-        return f"{passage.title} {passage.text}" if passage.title else passage.text
-
     negatives = {
-        "negative" if place == 1 else f"negative_{place}": text(candidate)
-        for place, candidate in enumerate(
-            (*example.hard_negatives, *example.negatives), 1
-        )
+        "negative" if place == 1 else f"negative_{place}": text
+        for place, text in enumerate(_texts(_all_negatives(example)), 1)
     }
-    positive = text(example.positives[0])
+    (positive,) = _texts(example.positives[:1])
     return {"anchor": example.question.text, "positive": positive, **negatives}
+
+
+def _parse_flagembedding(record: _Record) -> TrainingExample:
+    def candidates(name: str) -> tuple[Candidate, ...]:
+        texts = record.strings(name)
+        scores = record.values.get(f"{name}_scores")
+        if scores is None:
+            scores = [None] * len(texts)
+        if not isinstance(scores, list) or len(scores) != len(texts):
+            record.fail(f"'{name}_scores' must have a score for each of {name!r}.")
+        if not all(map(text_files.is_visible, texts)):
+            record.fail(f"{name!r} has an empty text.")
+        records = [
+            dataclasses.replace(record, values={"score": score}) for score in scores
+        ]
+        return tuple(
+            Candidate(Passage("", text), one.number_of("score"))
+            for text, one in zip(texts, records, strict=True)
+        )
+
+    return TrainingExample(
+        question=record.question("query"),
+        positives=candidates("pos"),
+        hard_negatives=candidates("neg"),
+    )
+
+
+def _form_flagembedding(example: TrainingExample) -> dict[str, Any]:
+    lists = {"pos": example.positives, "neg": _all_negatives(example)}
+    values: dict[str, Any] = {"query": example.question.text}
+    values |= {name: _texts(candidates) for name, candidates in lists.items()}
+    if _all_scored(example):
+        for name, candidates in lists.items():
+            values[f"{name}_scores"] = [candidate.score for candidate in candidates]
+    return values
+
+
+def _all_negatives(example: TrainingExample) -> tuple[Candidate, ...]:
+    return (*example.hard_negatives, *example.negatives)
+
+
+def _all_scored(example: TrainingExample) -> bool:
+    candidates = (*example.positives, *_all_negatives(example))
+    return all(candidate.score is not None for candidate in candidates)
+
+
+def _texts(candidates: Iterable[Candidate]) -> list[str]:
+    return [titled_text(candidate.passage) for candidate in candidates]
 
 
 def _parse_ranked(record: _Record) -> RankedQuestion:
@@ -307,13 +375,11 @@ def _has_answer(candidate: Candidate) -> dict[str, bool]:
     return {} if candidate.has_answer is None else {"has_answer": candidate.has_answer}
 
 
-def _read_pyserini(path: str | os.PathLike) -> Iterator[RankedQuestion]:
-    for number, question_id, values in read_json_entries(path):
-        record = _Record({**values, "id": question_id}, path, number)
-        yield RankedQuestion(
-            question=record.question("question", "id"),
-            candidates=tuple(map(_pyserini_candidate, record.records("contexts"))),
-        )
+def _parse_pyserini(record: _Record) -> RankedQuestion:
+    return RankedQuestion(
+        question=record.question("question", "id"),
+        candidates=tuple(map(_pyserini_candidate, record.records("contexts"))),
+    )
 
 
 def _pyserini_candidate(record: _Record) -> Candidate:
@@ -329,7 +395,11 @@ def _pyserini_candidate(record: _Record) -> Candidate:
 
 def _form_pyserini(example: RankedQuestion) -> dict[str, Any]:
     def text(passage: Passage) -> str:
-        return f"{passage.title}\n{passage.text}" if passage.title else passage.text
+        title = passage.title
+        if title[:1] == title[-1:] == '"':
+            title = f'"{title}"'  # A reader takes off one pair.
+        has_title = title or "\n" in passage.text
+        return f"{title}\n{passage.text}" if has_title else passage.text
 
     return {
         "question": example.question.text,
@@ -354,30 +424,124 @@ class ExampleFormat:
     layout: of `_LAYOUTS`; in an "object" the keys are question ids.
     parse: from a record to an example.
     form: from an example to a record.
+    keep: from an example, and its place in a file from 1, to what the file holds of it:
+        what is written reads back equal to that.
+    needs_positive: whether an example without a positive passage cannot be written.
     """
 
     kind: type
     layout: str
     parse: Callable[[_Record], Example]
     form: Callable[[Any], dict[str, Any]]
+    keep: Callable[[Any, int], Example]
+    needs_positive: bool = False
+
+
+def _bare(question: Question) -> Question:
+    return Question(question.question_id, question.text, question.answers)
+
+
+def _keep_dpr(example: TrainingExample, place: int) -> TrainingExample:
+    del place
+
+    def candidates(name: str) -> tuple[Candidate, ...]:
+        return tuple(Candidate(c.passage, c.score) for c in getattr(example, name))
+
+    return TrainingExample(
+        _bare(example.question),
+        candidates("positives"),
+        candidates("negatives"),
+        candidates("hard_negatives"),
+        example.dataset,
+    )
+
+
+def _keep_tevatron(example: TrainingExample, place: int) -> TrainingExample:
+    del place
+    return TrainingExample(
+        _bare(example.question),
+        tuple(Candidate(one.passage) for one in example.positives),
+        hard_negatives=tuple(Candidate(one.passage) for one in _all_negatives(example)),
+    )
+
+
+def _keep_texts(
+    example: TrainingExample, place: int, positives: slice, has_scores: bool
+) -> TrainingExample:
+    def candidates(given: Iterable[Candidate]) -> tuple[Candidate, ...]:
+        return tuple(
+            Candidate(Passage("", titled_text(c.passage)), c.score if scored else None)
+            for c in given
+        )
+
+    scored = has_scores and _all_scored(example)
+    return TrainingExample(
+        Question(str(place), example.question.text),
+        candidates(example.positives[positives]),
+        hard_negatives=candidates(_all_negatives(example)),
+    )
+
+
+def _keep_sentence_transformers(
+    example: TrainingExample, place: int
+) -> TrainingExample:
+    return _keep_texts(example, place, slice(1), has_scores=False)
+
+
+def _keep_flagembedding(example: TrainingExample, place: int) -> TrainingExample:
+    return _keep_texts(example, place, slice(None), has_scores=True)
+
+
+def _keep_fid(example: RankedQuestion, place: int) -> RankedQuestion:
+    del place
+    return dataclasses.replace(example, question=_bare(example.question))
+
+
+def _keep_dpr_results(example: RankedQuestion, place: int) -> RankedQuestion:
+    return dataclasses.replace(_keep_fid(example, place), target="")
+
+
+def _keep_pyserini(example: RankedQuestion, place: int) -> RankedQuestion:
+    """As DPR's results; line feeds in titles, which end there, become spaces."""
+
+    def candidate(one: Candidate) -> Candidate:
+        title = one.passage.title.replace("\n", " ")
+        passage = dataclasses.replace(one.passage, title=title)
+        return dataclasses.replace(one, passage=passage)
+
+    return dataclasses.replace(
+        _keep_dpr_results(example, place),
+        candidates=tuple(map(candidate, example.candidates)),
+    )
 
 
 FORMATS = {
-    "dpr": ExampleFormat(TrainingExample, "array", _parse_dpr, _form_dpr),
+    "dpr": ExampleFormat(TrainingExample, "array", _parse_dpr, _form_dpr, _keep_dpr),
     "tevatron": ExampleFormat(
-        TrainingExample, "lines", _parse_tevatron, _form_tevatron
+        TrainingExample, "lines", _parse_tevatron, _form_tevatron, _keep_tevatron
     ),
     "sentence-transformers": ExampleFormat(
         TrainingExample,
         "lines",
         _parse_sentence_transformers,
         _form_sentence_transformers,
+        _keep_sentence_transformers,
+        needs_positive=True,
+    ),
+    "flagembedding": ExampleFormat(
+        TrainingExample,
+        "lines",
+        _parse_flagembedding,
+        _form_flagembedding,
+        _keep_flagembedding,
     ),
     "dpr-results": ExampleFormat(
-        RankedQuestion, "array", _parse_ranked, _form_dpr_results
+        RankedQuestion, "array", _parse_ranked, _form_dpr_results, _keep_dpr_results
     ),
-    "fid": ExampleFormat(RankedQuestion, "array", _parse_ranked, _form_fid),
-    "pyserini": ExampleFormat(RankedQuestion, "object", _parse_ranked, _form_pyserini),
+    "fid": ExampleFormat(RankedQuestion, "array", _parse_ranked, _form_fid, _keep_fid),
+    "pyserini": ExampleFormat(
+        RankedQuestion, "object", _parse_pyserini, _form_pyserini, _keep_pyserini
+    ),
 }
 
 

@@ -30,7 +30,7 @@ def read_json_records(
         DataError: naming file and line, where it is neither, is not UTF-8, is damaged
             or cut off, or holds no object; or as `text_files.parse_json_object`.
     """
-    records = _read_array if _first_character(path) == "[" else _read_lines
+    records = _read_array if first_character(path) == "[" else _read_lines
     is_empty = True
     for number, record in records(path):
         is_empty = False
@@ -39,8 +39,14 @@ def read_json_records(
         raise DataError("the file holds no JSON object.", path)
 
 
-def _first_character(path: str | os.PathLike) -> str:
-    """The first that is no space; "" where a reader will say what is wrong."""
+def first_json_record(path: str | os.PathLike) -> dict[str, Any]:
+    """The first object that `read_json_records` gives."""
+    _, record = next(read_json_records(path))
+    return record
+
+
+def first_character(path: str | os.PathLike) -> str:
+    """A file's first that is no space; "" where a reader will say what is wrong."""
     with text_files.open_binary(path) as file:
         try:
             start = file.read(_PEEKED_BYTES)

@@ -77,6 +77,28 @@ class KiltItem:
         return Question(self.item_id, self.text, tuple(answers), evidence=evidence)
 
 
+def kilt_item(question: Question) -> KiltItem:
+    """The item that a question is of, as far as the question tells.
+
+    An output for each answer, then one for each set of evidence: which answer a set
+    supports, a question does not say.
+    """
+    answers = (Output(answer) for answer in question.answers if answer)
+    evidence = (
+        Output(provenance=tuple(map(_place_of_evidence, ids)))
+        for group in question.evidence
+        if (ids := [one for one in group if page_of(one).strip()])
+    )
+    return KiltItem(question.question_id.strip(), question.text, (*answers, *evidence))
+
+
+def _place_of_evidence(one: str) -> Provenance:
+    page, plus, paragraph = one.partition("+")
+    if plus and paragraph.isdecimal() and str(int(paragraph)) == paragraph:
+        return Provenance(page, end_paragraph=int(paragraph))
+    return Provenance(one)
+
+
 def evidence_id(wikipedia_id: object, end_paragraph: object = None) -> str:
     """The id of a page, or of the paragraph of it that a piece of text ends in.
 

@@ -93,12 +93,11 @@ def write_passages(path: str | os.PathLike, passages: Iterable[Passage]) -> int:
         DataError: a passage breaks a rule, or holds a line break that the format
             cannot hold (`.jsonl` holds everything).
     """
-    format_line = _line_format(path)
+    header, format_line = line_format(path)
     seen_ids = SeenIds()
     count = 0
     with text_files.open_new_text(path) as file:
-        if format_line is _tsv_line:
-            file.write("\t".join(_COLUMNS) + "\n")
+        file.write(header)
         for count, passage in enumerate(passages, 1):  # noqa: B007
             check_passage(passage, None, None, allow_empty_text=True)
             if not seen_ids.add(passage.passage_id):
@@ -282,12 +281,24 @@ def _parse_json(line: str, path: str | os.PathLike, number: int) -> Passage:
     return Passage(passage_id, text, title)
 
 
-def _line_format(path: str | os.PathLike) -> Callable[[Passage, int], str]:
+def line_format(
+    path: str | os.PathLike,
+) -> tuple[str, Callable[[Passage, int], str]]:
+    """What a passage file begins with, and `format_line(passage, number) -> line`.
+
+    Args:
+        path: its name says the format.
+
+    Raises:
+        ConfigError: the name says none of the formats.
+    """
     name = os.fspath(path).lower().removesuffix(".gz")
-    writers = {".tsv": _tsv_line, ".jsonl": _json_line, ".txt": _text_line}
-    for suffix, writer in writers.items():
-        if name.endswith(suffix):
-            return writer
+    if name.endswith(".tsv"):
+        return "\t".join(_COLUMNS) + "\n", _tsv_line
+    if name.endswith(".jsonl"):
+        return "", _json_line
+    if name.endswith(".txt"):
+        return "", _text_line
     raise ConfigError(
         f"{path}: the name must end in one of {', '.join(FORMATS)}, with .gz behind "
         "it to compress."
@@ -301,10 +312,14 @@ def _tsv_line(passage: Passage, count: int) -> str:
             f"the passage {passage.passage_id!r} holds a line break, which a .tsv "
             "file cannot: write .jsonl, or replace it by a space."
         )
-    return "\t".join(
-        '"' + field.replace('"', '""') + '"' if _NEEDS_QUOTES.search(field) else field
-        for field in fields
-    )
+    return "\t".join(map(quoted_field, fields))
+
+
+def quoted_field(field: str) -> str:
+    """The field as a row of tab-separated ones holds it, in quotes where it must be."""
+    if not _NEEDS_QUOTES.search(field):
+        return field
+    return '"' + field.replace('"', '""') + '"'
 
 
 def _json_line(passage: Passage, count: int) -> str:

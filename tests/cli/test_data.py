@@ -1,3 +1,8 @@
+import json
+
+CORPUS = '{"_id": "1", "title": "T", "text": "one"}\n{"_id": "2", "text": "two"}\n'
+
+
 def test_a_good_file_is_described(art_jax, corpus):
     code, out, err = art_jax("data", "check", corpus / "p.tsv")
     assert (code, err) == (0, "")
@@ -17,3 +22,106 @@ def test_a_file_that_is_not_there_ends_in_3(art_jax, tmp_path):
     code, _, err = art_jax("data", "check", tmp_path / "nowhere.tsv")
     assert code == 3
     assert "nowhere.tsv" in err
+
+
+def test_formats_are_guessed_and_said(art_jax, tmp_path):
+    (tmp_path / "c.jsonl").write_text(CORPUS)
+    target = tmp_path / "p.tsv"
+    code, out, err = art_jax("data", "convert", tmp_path / "c.jsonl", target)
+    assert code == 0
+    assert out == f"{target}: 2 passages\n"
+    assert "c.jsonl as beir-corpus" in err
+    assert "p.tsv as dpr-passages" in err
+    assert "lost" not in err
+    assert target.read_text() == "id\ttext\ttitle\n1\tone\tT\n2\ttwo\t\n"
+
+
+def test_losses_are_said_on_stderr(art_jax, tmp_path):
+    (tmp_path / "c.jsonl").write_text(CORPUS)
+    target = tmp_path / "p.txt"
+    code, out, err = art_jax("data", "convert", tmp_path / "c.jsonl", target)
+    assert (code, out) == (0, f"{target}: 2 passages\n")
+    assert "text-passages: titles (1 of 2 rows)" in err
+    assert target.read_text() == "T one\ntwo\n"
+
+
+def test_what_is_there_stays_unless_told(art_jax, tmp_path):
+    (tmp_path / "c.jsonl").write_text(CORPUS)
+    target = tmp_path / "p.tsv"
+    target.write_text("mine")
+    code, _, err = art_jax("data", "convert", tmp_path / "c.jsonl", target)
+    assert code == 2
+    assert "p.tsv is there" in err
+    assert target.read_text() == "mine"
+    arguments = ("data", "convert", tmp_path / "c.jsonl", target, "--overwrite")
+    assert art_jax(*arguments).code == 0
+    assert "one" in target.read_text()
+
+
+def test_what_is_not_certain_is_asked_for(art_jax, tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("words\n")
+    code, _, err = art_jax("data", "convert", source, tmp_path / "b.tsv")
+    assert code == 2
+    assert "text-passages or text-questions): give --from" in err
+    # The other format says which of them it is.
+    target = tmp_path / "b.jsonl"
+    code, _, err = art_jax("data", "convert", "--to", "beir-queries", source, target)
+    assert code == 0
+    assert "a.txt as text-questions" in err
+    code, _, err = art_jax(
+        "data", "convert", "--from", "nosuch", source, target, "--overwrite"
+    )
+    assert code == 2
+    assert "no format 'nosuch'" in err
+
+
+def test_a_run_goes_to_results_and_back(art_jax, tmp_path):
+    (tmp_path / "c.jsonl").write_text(CORPUS)
+    (tmp_path / "q.jsonl").write_text(
+        '{"_id": "q", "text": "who?", "answers": ["x"]}\n'
+    )
+    run = tmp_path / "bm25.trec"
+    run.write_text("q Q0 2 1 1.5 bm25\nq Q0 1 2 0.25 bm25\n")
+    beside = ("--passages", tmp_path / "c.jsonl", "--questions", tmp_path / "q.jsonl")
+    results = tmp_path / "bm25.json"
+    code, _, err = art_jax(
+        "data", "convert", "--to", "dpr-results", run, results, *beside
+    )
+    assert code == 0, err
+    (record,) = json.loads(results.read_text())
+    assert record["answers"] == ["x"]
+    assert [c["text"] for c in record["ctxs"]] == ["two", "one"]
+    assert [c["score"] for c in record["ctxs"]] == ["1.5", "0.25"]
+    for name in ("fid", "pyserini", "dpr-results"):
+        other, back = tmp_path / f"{name}.json", tmp_path / f"{name}.trec"
+        arguments = ("--to", name, run, other, *beside, "--overwrite")
+        assert art_jax("data", "convert", *arguments).code == 0
+        code, _, err = art_jax("data", "convert", other, back)
+        assert code == 0, err
+        assert back.read_text() == run.read_text().replace("bm25", "art_jax")
+
+
+def test_a_run_without_scores_is_ranked(art_jax, tmp_path):
+    contexts = [{"id": "b", "text": "x"}, {"id": "a", "text": "y"}]
+    source = tmp_path / "r.json"
+    source.write_text(json.dumps([{"id": "q", "question": "who?", "ctxs": contexts}]))
+    code, _, err = art_jax("data", "convert", source, tmp_path / "r.trec")
+    assert code == 0
+    assert "scores (1 of 1 rows)" in err
+    assert (tmp_path / "r.trec").read_text() == (
+        "q Q0 b 1 -1 art_jax\nq Q0 a 2 -2 art_jax\n"
+    )
+
+
+def test_a_folder_of_beir_and_back(art_jax, tmp_path):
+    context = {"title": "T", "text": "x", "passage_id": "1"}
+    record = {"id": "q", "question": "who?", "positive_ctxs": [context]}
+    source, folder = tmp_path / "train.json", tmp_path / "set"
+    source.write_text(json.dumps([record]))
+    assert art_jax("data", "convert", source, folder, "--split", "dev").code == 0
+    assert (folder / "qrels" / "dev.tsv").is_file()
+    code, out, _ = art_jax("data", "convert", folder, tmp_path / "back.json")
+    assert (code, out) == (0, f"{tmp_path / 'back.json'}: 1 training examples\n")
+    (back,) = json.loads((tmp_path / "back.json").read_text())
+    assert back["positive_ctxs"] == [context]

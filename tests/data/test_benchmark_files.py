@@ -93,6 +93,18 @@ def test_webqsp(tmp_path):
     ]
 
 
+def test_curatedtrec(tmp_path):
+    lines = "1756\tfactoid\tWhen? \tSept?(ember)?|Feb\n7\tfactoid\tHow\t\\b2,?[45]\\b\n"
+    path = write(tmp_path, lines, "curated-test.tsv")
+    assert list(benchmark_files.read_curatedtrec(path)) == [
+        Question("1756", "When?", ("Sept?(ember)?|Feb",)),
+        Question("7", "How", (r"\b2,?[45]\b",)),
+    ]
+    path = write(tmp_path, "1\tfactoid\tWhen?\n", "curated-test.tsv")
+    with pytest.raises(DataError, match=":1: .*id<TAB>type<TAB>question<TAB>pattern"):
+        list(benchmark_files.read_curatedtrec(path))
+
+
 def test_kilt(tmp_path):
     line = {"id": "k", "input": "in", "output": [{"answer": "x"}]}
     path = write(tmp_path, json.dumps(line), "nq-dev-kilt.jsonl")

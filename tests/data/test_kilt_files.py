@@ -140,3 +140,20 @@ def test_nothing_to_read_or_name(tmp_path):
         with pytest.raises(DataError, match="empty or comes twice"):
             kilt_files.write_kilt(tmp_path / "new.jsonl", items)
     assert not (tmp_path / "new.jsonl").exists()
+
+
+def test_a_question_becomes_an_item():
+    question = Question(
+        "k", "who?", ("a", "", "b"), evidence=(("12+3", "7", "x+y"), (" ", ""))
+    )
+    item = kilt_files.kilt_item(question)
+    places = (
+        Provenance("12", end_paragraph=3),
+        Provenance("7"),
+        Provenance("x+y"),
+    )
+    outputs = (Output("a"), Output("b"), Output("", places))
+    assert item == KiltItem("k", "who?", outputs)
+    assert item.question() == Question(
+        "k", "who?", ("a", "b"), evidence=(("12+3", "7", "x+y"),)
+    )
