@@ -49,7 +49,10 @@ _FORMAT = "art_jax.evidence"
 _BATCH_PASSAGES = 2048
 _HASHED_IDS_AT_ONCE = 1 << 20
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_OFFSET, _LENGTH = np.dtype("<i8"), np.dtype("<i4")
+OFFSET, _LENGTH = np.dtype("<i8"), np.dtype("<i4")
+# Data, and where each piece of it starts.
+TEXTS = ("text.utf8", "text_offsets.i64")
+IDS = ("ids.utf8", "id_offsets.i64")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,7 +114,7 @@ class EvidenceStore:
         """
         hashes, rows = self._id_index
         encoded = np.frombuffer(passage_id.encode("utf-8", "replace"), np.uint8)
-        wanted = _hash_ids(encoded, np.array([0, len(encoded)], _OFFSET))[0]
+        wanted = hash_ids(encoded, np.array([0, len(encoded)], OFFSET))[0]
         place = int(np.searchsorted(hashes, wanted))
         while place < len(hashes) and hashes[place] == wanted:
             if self.passage_id(rows[place]) == passage_id:
@@ -125,7 +128,7 @@ class EvidenceStore:
     @functools.cached_property
     def _id_index(self) -> tuple[np.ndarray, np.ndarray]:
         """Hashes of all ids in ascending order, [N] uint64, and their rows, [N]."""
-        hashes = _hash_ids(self.ids, self.id_offsets)
+        hashes = hash_ids(self.ids, self.id_offsets)
         rows = np.argsort(hashes, kind="stable")
         return hashes[rows], rows
 
@@ -166,12 +169,7 @@ def build_evidence(
         DataError: there are no passages, an id is empty or given twice, or a passage
             is empty.
     """
-    for name in tokenizers:
-        if not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"a token table cannot be called {name!r}: use lower-case letters, "
-                "digits and '_'."
-            )
+    check_table_names(tokenizers)
     directory = pathlib.Path(directory)
     if directory.exists() and not _is_empty_directory(directory):
         raise ConfigError(
@@ -179,23 +177,14 @@ def build_evidence(
             "directory."
         )
     with atomic.building_directory(directory) as building:
-        count = _write_store(building, passages, tokenizers, allow_empty_text, progress)
-        if not count:
-            raise DataError("there are no passages to build evidence from.")
-        extra = {
-            "format": _FORMAT,
-            "num_passages": count,
-            "tables": {
-                name: {
-                    "kind": tokenizer.kind,
-                    "tokenizer": tokenizer.digest,
-                    "dtype": _id_dtype(tokenizer).str,
-                }
-                for name, tokenizer in tokenizers.items()
-            },
-            "source": dict(source) if source else None,
-        }
-        write_manifest(building, extra)
+        count = write_rows(
+            building,
+            passages,
+            tokenizers,
+            allow_empty_text=allow_empty_text,
+            progress=progress,
+        )
+        describe_store(building, count, tokenizers, source)
         _check_unique_ids(_open_store(building, read_manifest(building)))
     return load_evidence(directory, tokenizers)
 
@@ -233,6 +222,14 @@ def load_evidence(
                 "build it anew, or give another directory."
             )
     return store
+
+
+def is_store(directory: str | os.PathLike) -> bool:
+    """Whether a directory has the manifest, in good order, of an evidence store."""
+    try:
+        return read_manifest(directory)["extra"].get("format") == _FORMAT
+    except CorruptError:
+        return False
 
 
 def build_or_load_evidence(
@@ -276,7 +273,7 @@ def build_or_load_evidence(
                 "or give another directory."
             )
         return store
-    source = _describe_source(passages_path)
+    source = describe_source(passages_path)
     return build_evidence(
         _read_unchanged(passages_path, source, allow_empty_text),
         directory,
@@ -287,37 +284,56 @@ def build_or_load_evidence(
     )
 
 
-def _write_store(
-    building: pathlib.Path,
+def check_table_names(names: Iterable[str]) -> None:
+    """Raises ConfigError where a token table cannot be called so."""
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"a token table cannot be called {name!r}: use lower-case letters, "
+                "digits and '_'."
+            )
+
+
+def table_files(name: str) -> tuple[str, str, str]:
+    """The files of a token table: its ids, their offsets, lengths of titles."""
+    return tuple(
+        f"tokens/{name}.{what}" for what in ("ids", "offsets", "title_lengths")
+    )
+
+
+def write_rows(
+    directory: pathlib.Path,
     passages: Iterable[Passage],
     tokenizers: Mapping[str, Tokenizer],
-    allow_empty_text: bool,
-    progress: Callable[[int], None] | None,
+    *,
+    allow_empty_text: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Writes all files but the manifest and returns the number of passages."""
-    (building / "tokens").mkdir()
+    """Writes all files of a store but its manifest, and returns how many passages.
+
+    Args:
+        directory: an empty folder.
+        passages: as for `build_evidence`; whether ids differ is not checked.
+        tokenizers: as for `build_evidence`.
+        allow_empty_text: as for `build_evidence`.
+        progress: as for `build_evidence`.
+
+    Raises:
+        DataError: an id or a passage is empty.
+    """
+    (directory / "tokens").mkdir()
     done = 0
     passages = iter(passages)
     with contextlib.ExitStack() as stack:
 
-        def new_pieces(data: str, offsets: str) -> _PiecesWriter:
-            files = [
-                stack.enter_context(open(building / name, "wb"))
-                for name in (data, offsets)
-            ]
-            return _PiecesWriter(*files)
+        def new_file(name: str) -> BinaryIO:
+            return stack.enter_context(open(directory / name, "wb"))
 
-        texts = new_pieces("text.utf8", "text_offsets.i64")
-        ids = new_pieces("ids.utf8", "id_offsets.i64")
-        tables = {
-            name: (
-                new_pieces(f"tokens/{name}.ids", f"tokens/{name}.offsets"),
-                stack.enter_context(
-                    open(building / f"tokens/{name}.title_lengths", "wb")
-                ),
-            )
-            for name in tokenizers
-        }
+        texts, ids = (PiecesWriter(*map(new_file, files)) for files in (TEXTS, IDS))
+        tables = {}
+        for name in tokenizers:
+            *pieces, lengths = map(new_file, table_files(name))
+            tables[name] = PiecesWriter(*pieces), lengths
         while batch := list(itertools.islice(passages, _BATCH_PASSAGES)):
             for passage in batch:
                 check_passage(passage, None, None, allow_empty_text=allow_empty_text)
@@ -337,31 +353,68 @@ def _write_store(
     return done
 
 
-class _PiecesWriter:
+class PiecesWriter:
     """Appends pieces to one file and where each starts to another."""
 
     def __init__(self, data_file: BinaryIO, offset_file: BinaryIO):
         self._data_file, self._offset_file = data_file, offset_file
         self._end = 0
-        offset_file.write(np.zeros(1, _OFFSET).tobytes())
+        offset_file.write(np.zeros(1, OFFSET).tobytes())
 
     def write_texts(self, texts: Iterable[str]) -> None:
+        """Appends texts in UTF-8."""
         encoded = [text.encode("utf-8") for text in texts]
         self._write(b"".join(encoded), [len(piece) for piece in encoded])
 
     def write_ids(
         self, titles: list[list[int]], bodies: list[list[int]], dtype: np.dtype
     ) -> None:
+        """Appends token ids, those of a title before those of its text."""
         pairs = list(zip(titles, bodies, strict=True))
         lengths = [len(title) + len(body) for title, body in pairs]
         flat = itertools.chain.from_iterable(itertools.chain.from_iterable(pairs))
         self._write(np.fromiter(flat, dtype, sum(lengths)).tobytes(), lengths)
 
     def _write(self, data: bytes, lengths: list[int]) -> None:
-        ends = self._end + np.cumsum(lengths, dtype=_OFFSET)
+        ends = self._end + np.cumsum(lengths, dtype=OFFSET)
         self._data_file.write(data)
         self._offset_file.write(ends.tobytes())
         self._end = int(ends[-1])
+
+
+def describe_store(
+    directory: pathlib.Path,
+    count: int,
+    tokenizers: Mapping[str, Tokenizer],
+    source: Mapping[str, Any] | None,
+) -> None:
+    """Writes the manifest of a store whose other files are there.
+
+    Args:
+        directory: filled by `write_rows`.
+        count: of passages.
+        tokenizers: that the tables are of.
+        source: where the passages came from, to be recorded.
+
+    Raises:
+        DataError: there are no passages.
+    """
+    if not count:
+        raise DataError("there are no passages to build evidence from.")
+    extra = {
+        "format": _FORMAT,
+        "num_passages": count,
+        "tables": {
+            name: {
+                "kind": tokenizer.kind,
+                "tokenizer": tokenizer.digest,
+                "dtype": _id_dtype(tokenizer).str,
+            }
+            for name, tokenizer in tokenizers.items()
+        },
+        "source": dict(source) if source else None,
+    }
+    write_manifest(directory, extra)
 
 
 def _encode(
@@ -386,13 +439,17 @@ def _open_store(directory: pathlib.Path, manifest: Mapping[str, Any]) -> Evidenc
     """Maps the files; raises CorruptError where their counts do not reconcile."""
     extra = manifest["extra"]
     count = extra["num_passages"]
-    text = _map(directory, "text.utf8", np.dtype(np.uint8))
-    ids = _map(directory, "ids.utf8", np.dtype(np.uint8))
+    text, ids = (_map(directory, file, np.dtype(np.uint8)) for file, _ in (TEXTS, IDS))
     tables = {
         name: TokenTable(
-            _map(directory, f"tokens/{name}.ids", np.dtype(entry["dtype"])),
-            _map(directory, f"tokens/{name}.offsets", _OFFSET),
-            _map(directory, f"tokens/{name}.title_lengths", _LENGTH),
+            *(
+                _map(directory, file, dtype)
+                for file, dtype in zip(
+                    table_files(name),
+                    (np.dtype(entry["dtype"]), OFFSET, _LENGTH),
+                    strict=True,
+                )
+            )
         )
         for name, entry in extra["tables"].items()
     }
@@ -403,9 +460,9 @@ def _open_store(directory: pathlib.Path, manifest: Mapping[str, Any]) -> Evidenc
         tables,
         {name: entry["tokenizer"] for name, entry in extra["tables"].items()},
         text,
-        _map(directory, "text_offsets.i64", _OFFSET),
+        _map(directory, TEXTS[1], OFFSET),
         ids,
-        _map(directory, "id_offsets.i64", _OFFSET),
+        _map(directory, IDS[1], OFFSET),
     )
     pieces = [(store.text_offsets, 2 * count, text), (store.id_offsets, count, ids)]
     pieces += [(table.offsets, count, table.token_ids) for table in tables.values()]
@@ -436,20 +493,36 @@ def _content_digest(manifest: Mapping[str, Any]) -> str:
 
 def _check_unique_ids(store: EvidenceStore) -> None:
     hashes, rows = store._id_index
+    check_unique_ids(hashes, rows, store.passage_id)
+
+
+def check_unique_ids(
+    hashes: np.ndarray, rows: np.ndarray, passage_id: Callable[[int], str]
+) -> None:
+    """Raises where two rows have one id.
+
+    Args:
+        hashes: [n] uint64, from `hash_ids`, in ascending order.
+        rows: [n], whose they are.
+        passage_id: gives the id of a row.
+
+    Raises:
+        DataError: naming the id and the places of two passages, from 1.
+    """
     for place in np.flatnonzero(hashes[1:] == hashes[:-1]):
         # Ids of equal hash stand together; all pairs among them, in case some differ.
         first = int(np.searchsorted(hashes, hashes[place]))
         for earlier in range(first, place + 1):
-            passage_id = store.passage_id(rows[earlier])
-            if passage_id == store.passage_id(rows[place + 1]):
+            found = passage_id(rows[earlier])
+            if found == passage_id(rows[place + 1]):
                 raise DataError(
-                    f"the id {passage_id!r} is given twice, to passages "
+                    f"the id {found!r} is given twice, to passages "
                     f"{rows[earlier] + 1} and {rows[place + 1] + 1}. Each passage "
                     "needs its own."
                 )
 
 
-def _hash_ids(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def hash_ids(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """[N] uint64 hashes of N ids laid end to end; not proof against malice.
 
     Args:
@@ -471,7 +544,7 @@ def _hash_ids(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return hashes
 
 
-def _describe_source(path: str | os.PathLike) -> dict[str, Any]:
+def describe_source(path: str | os.PathLike) -> dict[str, Any]:
     """What tells later whether a file is still the same."""
     try:
         status = os.stat(path)
@@ -495,7 +568,7 @@ def _is_same_source(
         raise DataError(f"cannot be read: {error.strerror}.", path) from error
     if recorded is None or status.st_size != recorded["bytes"]:
         return False
-    if status.st_mtime_ns == recorded["mtime_ns"]:
+    if status.st_mtime_ns == recorded.get("mtime_ns"):
         return True
     return file_sha256(path) == recorded["sha256"]
 

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -31,9 +32,9 @@ _COMPRESSIONS = {
 }
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
-# Between two lines that hold something, so that empty lines at the end of a range are
-# at the end of the file.
-_RANGE_END = re.compile(rb"[^\r\n]\r?\n(?=[^\r\n])")
+# Between two lines that hold something (more than a byte order mark), so that empty
+# lines at the end of a range are at the end of the file.
+_RANGE_END = re.compile(rb"[^\r\n\xbf]\r?\n(?=[^\r\n])")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ def split_lines(path: str | os.PathLike, range_bytes: int) -> list[LineRange]:
                 first_line += block.count(b"\n", 0, end.end())
                 block = block[end.end() :]
             elif len(block) > range_bytes + MAX_LINE_BYTES:
-                break  # the reader says which line is too long
+                # A line is too long; whoever reads it says which.
+                return [*ranges, LineRange(start, None, first_line)]
     if block or not ranges:
         ranges.append(LineRange(start, start + len(block), first_line))
     return ranges
@@ -384,19 +386,49 @@ def check_first_use(
             )
 
 
+def copy_unpacked(path: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copies a file, unpacked where it is gzipped; `target` appears when it is whole.
+
+    Raises:
+        DataError: the file cannot be read, or is damaged or cut off.
+    """
+    with open_binary(path) as file, atomic.new_file(target) as copy:
+        try:
+            shutil.copyfileobj(file, copy, 1 << 20)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"the gzip stream is damaged or cut off ({error}). Fetch the file "
+                "again.",
+                path,
+            ) from error
+
+
+def is_gzipped(path: str | os.PathLike) -> bool:
+    """Whether a file's content is compressed by gzip, whatever its name says."""
+    with open_binary(path) as file:
+        return isinstance(file, gzip.GzipFile)
+
+
 @contextlib.contextmanager
 def open_new_text(path: str | os.PathLike) -> Iterator[IO[str]]:
     """Opens a text file that appears at `path`, whole, when the block has succeeded.
 
     UTF-8, line feeds; gzipped where the name ends in `.gz`, the same bytes each time.
     """
+    with open_new_binary(path) as file, _text_writer(file) as writer:
+        yield writer
+
+
+@contextlib.contextmanager
+def open_new_binary(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Opens a file as `open_new_text` does, for bytes."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(atomic.new_file(path))
         if os.fspath(path).lower().endswith(".gz"):
             # No name and no time in the header: same rows, same bytes.
             inner = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
             file = stack.enter_context(inner)
-        yield stack.enter_context(_text_writer(file))
+        yield file
 
 
 @contextlib.contextmanager

@@ -159,7 +159,7 @@ def test_the_digest_is_of_what_is_inside(tmp_path, store):
 
 def test_equal_hashes_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        evidence, "_hash_ids", lambda ids, offsets: np.zeros(len(offsets) - 1, "u8")
+        evidence, "hash_ids", lambda ids, offsets: np.zeros(len(offsets) - 1, "u8")
     )
     store = build_evidence(CORPUS, tmp_path / "store", {})
     assert [store.row_of(passage.passage_id) for passage in CORPUS] == [0, 1, 2]
@@ -174,11 +174,11 @@ def test_hashes_differ_by_letters_places_and_length():
     ids = ["", "a", "b", "ab", "ba", "aab", "\x00", "\x00\x00", "1" * 1000, "1" * 1001]
     blob = np.frombuffer("".join(ids).encode(), np.uint8)
     offsets = np.cumsum([0, *map(len, ids)])
-    hashes = evidence._hash_ids(blob, offsets)
+    hashes = evidence.hash_ids(blob, offsets)
     assert len(set(hashes.tolist())) == len(ids)
     counted = [str(number) for number in range(100_000)]
     blob = np.frombuffer("".join(counted).encode(), np.uint8)
-    hashes = evidence._hash_ids(blob, np.cumsum([0, *map(len, counted)]))
+    hashes = evidence.hash_ids(blob, np.cumsum([0, *map(len, counted)]))
     assert len(np.unique(hashes)) == 100_000
 
 
@@ -292,8 +292,8 @@ def test_counts_must_reconcile(tmp_path, monkeypatch):
     def lose_the_last(self, texts):
         original(self, list(texts)[:-1])
 
-    original = evidence._PiecesWriter.write_texts
-    monkeypatch.setattr(evidence._PiecesWriter, "write_texts", lose_the_last)
+    original = evidence.PiecesWriter.write_texts
+    monkeypatch.setattr(evidence.PiecesWriter, "write_texts", lose_the_last)
     with pytest.raises(CorruptError, match="not of the same 3 passages"):
         build_evidence(CORPUS, tmp_path / "store", TOKENIZERS)
     assert not list(tmp_path.iterdir())
