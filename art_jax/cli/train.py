@@ -87,10 +87,10 @@ def train(
     *,
     model_dir: str,
     passages: str,
-    mixture_or_task_name: str,
     encoder: DualEncoder,
     stages: Sequence[Stage],
     task_feature_lengths: Mapping[str, int],
+    mixture_or_task_name: str | None = None,
     vocabulary: str | None = None,
     vocab_size: int = 16_000,
     initial_checkpoint_path: str | None = None,
@@ -110,11 +110,13 @@ def train(
     Args:
         model_dir: where everything is written.
         passages: a file of passages, see `data.passages.read_passages`.
-        mixture_or_task_name: the SeqIO task or mixture of the training questions.
         encoder: the retriever; its vocabulary grows to the tokeniser's where that is
             trained here.
         stages: trained one after the other, each from the last one's result.
         task_feature_lengths: {"query": Q, "passage": L} tokens.
+        mixture_or_task_name: the SeqIO task or mixture of the training questions and
+            the held-out ones; None, or without one of these splits, for methods that
+            bring their own examples and stages that search for no questions.
         vocabulary: a WordPiece vocab.txt, lower-cased; None: that of
             `initial_checkpoint_path`, or one trained on the passages.
         vocab_size: of the vocabulary trained here.
@@ -163,11 +165,7 @@ def train(
             stream_tokens=stream_tokens,
             search=SearchOptions(search_method),
         )
-        dev = None
-        if has_split(mixture_or_task_name, dev_split):
-            dev = read_queries(
-                made, mixture_or_task_name, dev_split, task_feature_lengths
-            )
+        dev = read_queries(made, mixture_or_task_name, dev_split, task_feature_lengths)
         refresher = make_refresher(workspace, table_dtype, embed_chunk_tokens)
         params = initial_params(
             workspace, stages[0].seed, start, initial_checkpoint_path
@@ -183,6 +181,8 @@ def train(
             check_stage(stage, workspace)
             if hasattr(stage.method, "teacher"):
                 report(f"teacher of {stage.name}: {stage.method.teacher.describe()}")
+            if hasattr(stage.method, "describe"):
+                report(f"{stage.name}: {stage.method.describe(workspace)}")
         for stage in stages:
             params = run_stage(
                 stage,
@@ -377,11 +377,16 @@ def fit_vocabulary(encoder: DualEncoder, tokenizer, *, is_trained: bool) -> Dual
 
 
 def read_queries(
-    made: Mapping[str, Any], task: str, split: str, lengths: Mapping[str, int]
-) -> QuestionTable:
-    """Returns the questions of a task's split, tokenised for the retriever."""
+    made: Mapping[str, Any], task: str | None, split: str, lengths: Mapping[str, int]
+) -> QuestionTable | None:
+    """Returns the questions of a task's split, tokenised for the retriever.
+
+    None where there is no task, or it has no such split.
+    """
     from art_jax.data import vocabularies
 
+    if task is None or not has_split(task, split):
+        return None
     vocabularies.use(made[RETRIEVER])
     table = read_question_table(task, split, lengths["query"])
     report(f"{split}: {table.num_questions:,} questions of {task}")

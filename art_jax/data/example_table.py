@@ -116,6 +116,20 @@ class RaggedRows:
         values = self.values[np.minimum(at, len(self.values) - 1)]
         return np.where(places >= 0, values, -1).astype(np.int32)
 
+    def keep(self, is_kept: np.ndarray) -> "RaggedRows":
+        """The lists without some of their values; is_kept: [t] bool."""
+        before = np.concatenate([[0], np.cumsum(is_kept)])
+        return RaggedRows(before[self.offsets], self.values[is_kept])
+
+    def take(self, examples: np.ndarray) -> "RaggedRows":
+        """The lists of some examples, [b] int in ascending order."""
+        is_kept = np.zeros(len(self.offsets) - 1, bool)
+        is_kept[examples] = True
+        lengths = np.diff(self.offsets)
+        values = self.values[np.repeat(is_kept, lengths)]
+        offsets = np.concatenate([[0], np.cumsum(lengths[is_kept])])
+        return RaggedRows(offsets.astype(np.int64), values)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExampleTable:
@@ -243,6 +257,51 @@ def build_example_table(
         passage_ids=tuple(passages.ids),
         **{name: rows.finish() for name, rows in lists.items()},
     )
+
+
+def keep_positives(table: ExampleTable, is_kept: np.ndarray) -> ExampleTable:
+    """The table with some right passages alone, without questions that have no more.
+
+    Args:
+        table: of any examples.
+        is_kept: [M] bool, of its passages; wrong ones stay.
+
+    Raises:
+        DataError: a set has no question left.
+    """
+    positives = table.positives.keep(is_kept[table.positives.values])
+    is_left = np.diff(positives.offsets) > 0
+    examples = np.flatnonzero(is_left)
+    set_offsets = np.concatenate([[0], np.cumsum(is_left)])[table.set_offsets]
+    for one, size in zip(table.sets, np.diff(set_offsets), strict=True):
+        if not size:
+            raise DataError(
+                f"{one.label} has no question whose right passage is known here: are "
+                "its passage_ids those of PASSAGES?",
+                one.path,
+            )
+    dropped = np.diff(table.set_offsets) - np.diff(set_offsets)
+    return dataclasses.replace(
+        table,
+        set_offsets=set_offsets,
+        num_dropped=tuple(
+            int(count) for count in np.array(table.num_dropped) + dropped
+        ),
+        questions=take_rows(table.questions, examples),
+        positives=positives.take(examples),
+        negatives=table.negatives.take(examples),
+        hard_negatives=table.hard_negatives.take(examples),
+    )
+
+
+def take_rows(tokens: TokenTable, rows: np.ndarray) -> TokenTable:
+    """Some rows of a token table as a table of their own; rows: [n] int."""
+    lengths = tokens.offsets[rows + 1] - tokens.offsets[rows]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    shift = np.repeat(tokens.offsets[rows] - offsets[:-1], lengths)
+    places = np.arange(offsets[-1]) + shift
+    return TokenTable(tokens.token_ids[places], offsets, tokens.title_lengths[rows])
 
 
 def question_text(text: str, one: ExampleSet) -> str:

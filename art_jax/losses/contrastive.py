@@ -135,12 +135,17 @@ def triplet(
     Source: Karpukhin et al., arXiv:2004.04906, section 5.2 and appendix, where NLL is
         compared with it. Differs in: they do not say how negatives are averaged.
     """
-    is_negative = ~_is_own(scores.shape)
+    is_negative = ~is_own(scores.shape)
     if where is not None:
         is_negative &= where
     short = jnp.maximum(0.0, margin + scores - _own_scores(scores)[:, None])
     count = jnp.maximum(is_negative.sum(axis=1), 1).astype(jnp.float32)
     return jnp.where(is_negative, short, 0.0).sum(axis=1) / count
+
+
+def is_own(shape: tuple[int, int]) -> jax.Array:
+    """Whether a passage is the query's own, [B, M] bool, for scores of that shape."""
+    return _own_columns(shape)[:, None] == jnp.arange(shape[1])[None, :]
 
 
 def is_best(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -168,10 +173,6 @@ def scale_gradient(value: jax.Array, scale: float) -> jax.Array:
 def _own_columns(shape: tuple[int, int]) -> jax.Array:
     num_queries, num_passages = shape
     return jnp.arange(num_queries) * (num_passages // num_queries)
-
-
-def _is_own(shape: tuple[int, int]) -> jax.Array:
-    return _own_columns(shape)[:, None] == jnp.arange(shape[1])[None, :]
 
 
 def _own_scores(scores: jax.Array) -> jax.Array:

@@ -19,8 +19,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from art_jax import partitioning
-from art_jax.data.example_table import ExampleTable, RaggedRows
-from art_jax.data.layouts import Layout, TokenTable, layout_lengths, layout_rows
+from art_jax.data.example_table import ExampleTable, RaggedRows, take_rows
+from art_jax.data.layouts import Layout, layout_lengths, layout_rows
 from art_jax.index import score_blocks
 from art_jax.index.refresh import Refresher, refresh
 from art_jax.index.retriever import build_encode_query, encode_tokens
@@ -222,13 +222,3 @@ def build_average_rank(
         return float(found.mean(dtype=np.float64))
 
     return average_rank
-
-
-def take_rows(tokens: TokenTable, rows: np.ndarray) -> TokenTable:
-    """Returns some rows of a token table as a table of their own."""
-    lengths = tokens.offsets[rows + 1] - tokens.offsets[rows]
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    shift = np.repeat(tokens.offsets[rows] - offsets[:-1], lengths)
-    places = np.arange(offsets[-1]) + shift
-    return TokenTable(tokens.token_ids[places], offsets, tokens.title_lengths[rows])

@@ -70,6 +70,14 @@ def refresh_hook(
     return hook
 
 
+def refresh_once(refresh_all: Hook) -> Hook:
+    """Returns a hook that makes the first table, and no other.
+
+    For runs whose passage tower stays as it is: no table of theirs is ever stale.
+    """
+    return lambda run, step: refresh_all(run, step) if run.table is None else run
+
+
 def rolling_hook(
     refresher: Refresher,
     passage_side: Callable[[Params], Params],

@@ -31,6 +31,7 @@ class Stage:
     optimizer: builds the optax transformation.
     refresh_every_steps: steps between two tables; None: the stage has no table, so
         its evaluations search for nothing and give the method's own measures alone.
+        Where the passage tower is not trained the first table serves all along.
     rolling_refresh: embed an equal slice of the evidence again before each step
         instead of all of it now and then; after `refresh_every_steps` all of it is.
         Evaluations read the table as it is, so a step is chosen by it.
@@ -205,7 +206,9 @@ def run_stage(
             report=report,
             parts=_parts(stage, directory / "refresh_parts"),
         )
-        if stage.rolling_refresh:
+        if "passage" in problem.frozen:
+            refresh = hooks.refresh_once(refresh)
+        elif stage.rolling_refresh:
             refresh = hooks.rolling_hook(
                 refresher,
                 passage_side,

@@ -9,6 +9,7 @@ from art_jax.data import example_table
 from art_jax.data.example_files import write_examples
 from art_jax.data.example_table import ExampleSet
 from art_jax.data.examples import Candidate, TrainingExample
+from art_jax.data.layouts import make_token_table
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 from art_jax.data.tokenizers import WordPieceTokenizer
@@ -168,6 +169,33 @@ def test_files_and_tasks_are_read_alike(tmp_path):
         assert lists(getattr(from_task, name)) == lists(getattr(from_file, name))
     assert from_task.passage_ids == from_file.passage_ids == ("7", "9", "8", "5")
     assert from_task.describe().startswith("2 questions with 4 passages: examples_of")
+
+
+def test_some_rows_as_a_table_of_their_own():
+    tokens = make_token_table([[1], [], [2, 3]], [[4, 5], [6], []])
+    got = example_table.take_rows(tokens, np.array([2, 0]))
+    assert got.token_ids.tolist() == [2, 3, 1, 4, 5]
+    assert got.offsets.tolist() == [0, 2, 5]
+    assert got.title_lengths.tolist() == [2, 1]
+
+
+def test_right_passages_that_are_unknown_are_taken_out():
+    more = TrainingExample(Question("4", "cat"), some(DOG, CAT), some(CAT), some(DOG))
+    sets = (ExampleSet(path="a.json"), ExampleSet(path="b.json"))
+    table = example_table.build_example_table(
+        sets, [EXAMPLES, (*EXAMPLES[2:], more)], TOKENIZER
+    )
+    is_dog = np.array([passage_id == "8" for passage_id in table.passage_ids])
+    with pytest.raises(DataError, match=r"a.json has no question whose right passage"):
+        example_table.keep_positives(table, is_dog)
+    is_known = np.array([passage_id in "89" for passage_id in table.passage_ids])
+    got = example_table.keep_positives(table, is_known)
+    assert texts(got.questions) == [("", "who wrote it"), ("", "cat")]
+    assert got.set_offsets.tolist() == [0, 1, 2]
+    assert got.num_dropped == (2, 1)
+    assert lists(got.positives) == [[1], [2]]
+    assert lists(got.negatives) == [[2], [0]]
+    assert lists(got.hard_negatives) == [[1, 2, 3], [2]]
 
 
 def test_a_set_without_right_passages_is_refused(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 from art_jax import partitioning
 from art_jax.data.example_table import ExampleSet, build_example_table
 from art_jax.data.examples import Candidate, TrainingExample
-from art_jax.data.layouts import make_token_table
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 from art_jax.losses import contrastive
@@ -116,11 +115,3 @@ def test_the_mean_rank_of_embedded_passages(tiny, tiny_evidence, similarity):
     want = np.argmax(order == pool.places[:, None], axis=1).mean()
     assert 0 < want < len(pool.passages)
     assert mean_rank(params) == pytest.approx(want)
-
-
-def test_some_rows_as_a_table_of_their_own():
-    tokens = make_token_table([[1], [], [2, 3]], [[4, 5], [6], []])
-    got = average_rank.take_rows(tokens, np.array([2, 0]))
-    assert got.token_ids.tolist() == [2, 3, 1, 4, 5]
-    assert got.offsets.tolist() == [0, 2, 5]
-    assert got.title_lengths.tolist() == [2, 1]
