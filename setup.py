@@ -5,6 +5,7 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
+BEAM = "apache-beam>=2.77,<3"
 # It has wheels for nothing else.
 SCANN = "scann==1.4.2; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
@@ -62,6 +63,7 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        "beam": [BEAM],
         # What `make bench` compares with, and draws curves with.
         "bench": [
             "faiss-cpu",
@@ -85,6 +87,7 @@ setuptools.setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff",
+            BEAM,
             SCANN,
         ],
     },

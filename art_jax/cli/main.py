@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_quickstart(verbs)
+    _add_build(verbs)
     _add_train(verbs)
     _add_plan(verbs)
     _add_evaluate(verbs)
@@ -83,6 +84,64 @@ def _add_quickstart(verbs) -> None:
         "--model_dir", default="runs/quickstart", help="where the run is written"
     )
     gin_flags.add_gin_flags(verb)
+
+
+def _add_build(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "build",
+        "make a passage file or an evidence store of a corpus",
+        "art-jax build kilt_knowledgesource.json kilt.tsv\n"
+        "  art-jax build docs passages.jsonl\n"
+        "  art-jax build psgs_w100.tsv runs/mine/evidence "
+        "--tokenizer vocab.txt --tokenizer teacher=spiece.model",
+    )
+    verb.add_argument("source", metavar="SRC", help="a file or folder of passages")
+    verb.add_argument(
+        "target", metavar="DST", help="ends in .tsv or .jsonl[.gz], or a store's folder"
+    )
+    verb.add_argument(
+        "--format",
+        choices=["passages", "beir", "msmarco", "kilt", "folder"],
+        help="of SRC (default: told by its content)",
+    )
+    verb.add_argument(
+        "--tokenizer",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="of a store: vocab.txt, a .model, or a run's folder of a tokeniser; "
+        "NAME is retriever where it is left out",
+    )
+    verb.add_argument("--cased", action="store_true", help="vocab.txt keeps case")
+    verb.add_argument(
+        "--max_tokens",
+        type=int,
+        default=100,
+        help="of a passage, where SRC has longer texts (100)",
+    )
+    verb.add_argument(
+        "--suffix",
+        action="append",
+        default=[],
+        help="of more text files to read in a folder, such as .org",
+    )
+    verb.add_argument(
+        "--allow_empty_text",
+        action="store_true",
+        help="let a passage have a title alone",
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace DST")
+    verb.add_argument("--processes", type=int, help="(default: one a core)")
+    verb.add_argument("--runner", help="run it on Apache Beam, such as DirectRunner")
+    verb.add_argument(
+        "--runner_option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the pipeline, such as direct_num_workers=8",
+    )
+    verb.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_train(verbs) -> None:

@@ -58,7 +58,7 @@ def test_python_dash_m_is_the_same_command():
     "verb",
     [
         *("quickstart", "train", "plan", "evaluate", "embed", "search", "ann"),
-        *("import", "export", "verify", "data check"),
+        *("import", "export", "verify", "data check", "build"),
     ],
 )
 def test_every_verb_shows_an_example(art_jax, verb):
