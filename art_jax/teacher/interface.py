@@ -30,6 +30,9 @@ class Teacher(Protocol):
     def question_rows(self, tokenizer: Any, questions: Sequence[str]) -> np.ndarray:
         """Returns how it reads questions, [n, T] int32."""
 
+    def num_scored_tokens(self, question_rows: np.ndarray) -> np.ndarray:
+        """Returns of how many tokens `score` is the mean, [n] int, for rows [n, T]."""
+
     def load(self, tokens: TokenTable, tokenizer: Any, mesh: Mesh) -> Params:
         """Returns its parameters on the mesh; `tokens` are the evidence's."""
 

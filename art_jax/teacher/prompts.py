@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from art_jax.data.layouts import Layout, layout_token_lists
+from art_jax.data.passages import Passage
 
 
 class TeacherTokenizer(Protocol):
@@ -37,6 +38,36 @@ class Prompt:
 
 
 ART = Prompt()
+
+
+@dataclasses.dataclass(frozen=True)
+class WholePrompt:
+    """A prompt that is one text with its passage, and is cut as one; UPR's.
+
+    A passage that fills the row takes the instruction's place, so that a teacher reads
+    no instruction at all.
+
+    Attributes:
+        head: before the title; a space follows it too.
+        instruction: after the text's added full stop and a space.
+
+    Source: arXiv:2204.07496 and its official code, whose wording this is.
+    """
+
+    head: str = "Passage: "
+    instruction: str = "Please write a question based on this passage."
+
+    def text(self, passage: Passage) -> str:
+        """Returns the passage with the prompt around it."""
+        return f"{self.head} {passage.title} {passage.text}. {self.instruction}"
+
+    def layout(self, tokenizer: TeacherTokenizer, max_tokens: int = 512) -> Layout:
+        """Returns how such a text is laid out: cut at the right, then EOS.
+
+        Raises:
+            ConfigError: `max_tokens` leaves no room for a text.
+        """
+        return Layout((), (), (tokenizer.eos_id,), max_tokens, tokenizer.pad_id)
 
 
 def passage_layout(

@@ -64,6 +64,10 @@ class QueryLikelihoodTeacher:
         layout = Layout((), (), (), self.max_question_tokens, tokenizer.pad_id)
         return layout_token_lists(layout, tokenizer.encode_batch(list(questions)))
 
+    def num_scored_tokens(self, question_rows: np.ndarray) -> np.ndarray:
+        """Returns how many words of each question some passage holds, [n] int."""
+        return np.count_nonzero(question_rows > WordTokenizer.unk_id, axis=1)
+
     def count_evidence(self, tokens: TokenTable, *, vocab_size: int) -> Params:
         """Returns the model of the whole evidence, as host arrays.
 

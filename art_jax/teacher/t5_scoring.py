@@ -131,6 +131,10 @@ class T5Teacher:
             tokenizer, questions, self.max_question_tokens, self.prompt
         )
 
+    def num_scored_tokens(self, question_rows: np.ndarray) -> np.ndarray:
+        """Returns how many tokens of each row are scored, EOS among them, [n] int."""
+        return np.count_nonzero(question_rows, axis=1)
+
     def load(
         self, tokens: TokenTable, tokenizer: SentencePieceTokenizer, mesh: Mesh
     ) -> Params:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from art_jax.data.layouts import layout_rows, make_token_table
+from art_jax.data.passages import Passage
 from art_jax.errors import ConfigError
 from art_jax.teacher import prompts
 
@@ -99,3 +100,24 @@ def test_another_prompt_can_be_given():
     assert layout.separator == ()
     prompts.question_targets(tokenizer, ["why"], prompt=prompt)
     assert tokenizer.texts[-1] == "why"
+
+
+def test_a_whole_prompt_is_worded_as_in_upr():
+    prompt = prompts.WholePrompt()
+    passage = Passage("7", "It wades.", "Heron")
+    assert prompt.text(passage) == (
+        "Passage:  Heron It wades.. Please write a question based on this passage."
+    )
+    short = prompts.WholePrompt(head="Text:", instruction="Ask.")
+    assert short.text(Passage("7", "It wades")) == "Text:  It wades. Ask."
+
+
+@pytest.mark.parametrize("max_tokens", [5, 6, 7, 8])
+def test_a_whole_prompt_loses_its_instruction_first(max_tokens):
+    tokenizer = WordIds()
+    prompt = prompts.WholePrompt(head="Text:", instruction="Now ask.")
+    layout = prompt.layout(tokenizer, max_tokens)
+    ids = tokenizer.encode_batch([prompt.text(Passage("7", "it wades", "Heron"))])
+    (row,) = layout_rows(layout, make_token_table([()], ids), np.array([0]))
+    words = ["Text:", "Heron", "it", "wades.", "Now", "ask."][: max_tokens - 1]
+    assert tokenizer.words(row) == [*words, 1, *[0] * (max_tokens - len(words) - 1)]

@@ -118,3 +118,9 @@ def test_rows_change_no_score():
     want = teacher.score(params, question, passages)
     got = teacher.score(params, question, passages, jnp.array([[4, 0, 4]], jnp.int32))
     np.testing.assert_array_equal(got, want)
+
+
+def test_scores_are_means_over_the_words_that_it_knows():
+    rows = np.array([[5, 1, 7, 0], [1, 0, 0, 0]])
+    counts = QueryLikelihoodTeacher().num_scored_tokens(rows)
+    np.testing.assert_array_equal(counts, [2, 0])

@@ -234,3 +234,8 @@ def test_its_digest_sees_one_changed_weight(tmp_path):
     weights.write_bytes(content)
     want = make_teacher(HUGGING_FACE).digest(TOKENIZER)
     assert make_teacher(folder).digest(TOKENIZER) != want
+
+
+def test_scores_are_means_over_tokens_and_eos():
+    counts = make_teacher().num_scored_tokens(np.array([[5, 2, 1, 0], [1, 0, 0, 0]]))
+    np.testing.assert_array_equal(counts, [3, 1])
