@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     _add_embed(verbs)
     _add_search(verbs)
+    _add_rerank(verbs)
     _add_ann(verbs)
     _add_import(verbs)
     _add_export(verbs)
@@ -263,6 +264,93 @@ def _add_search(verbs) -> None:
     )
     verb.add_argument("--json", action="store_true", help="one JSON line a passage")
     verb.add_argument("--ann", action="store_true", help=_ANN_HELP)
+
+
+def _add_rerank(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "rerank",
+        "put the passages of a run in a better order",
+        "art-jax rerank bm25.json upr.json --teacher t0-3b -k 1000\n"
+        "  art-jax rerank bm25.trec upr.trec --queries q.jsonl --passages p.tsv "
+        "--teacher query_likelihood",
+    )
+    verb.add_argument(
+        "run_file",
+        metavar="RUN_FILE",
+        help="a TREC run, DPR's results, or pyserini's JSON",
+    )
+    verb.add_argument("output", metavar="OUT", help="file to write")
+    verb.add_argument("--method", default="upr", choices=["upr"])
+    verb.add_argument("-k", type=int, default=1000, help="passages a question (1000)")
+    formats = ["trec", "dpr-results", "fid", "pyserini"]
+    verb.add_argument(
+        "--from",
+        dest="read_as",
+        choices=formats,
+        help="format of RUN_FILE (default: told by its first line)",
+    )
+    verb.add_argument(
+        "--to", dest="write_as", choices=formats, help="of OUT (default: RUN_FILE's)"
+    )
+    verb.add_argument("--model_parallelism", type=int, default=1, help="(1)")
+    group = verb.add_argument_group("of a TREC run, which holds ids alone")
+    group.add_argument("--queries", help="a file of questions")
+    group.add_argument("--qrels", help="judgments, to measure with")
+    group.add_argument(
+        "--passages", help="a file of passages, an evidence store, or a run's MODEL_DIR"
+    )
+    verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
+    group = verb.add_argument_group("the teacher of upr")
+    group.add_argument(
+        "--teacher",
+        default="query_likelihood",
+        help="a T5's folder (Hugging Face or T5X), or query_likelihood, a unigram "
+        "model of the run's passages that needs no weights (default)",
+    )
+    group.add_argument("--vocabulary", help="(default: the one beside the weights)")
+    group.add_argument(
+        "--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of a T5"
+    )
+    group.add_argument(
+        "--prompt",
+        default="upr",
+        choices=["upr", "art"],
+        help="upr: passage and instruction cut as one text; art: the instruction is "
+        "never cut (upr)",
+    )
+    group.add_argument("--head", help="before the passage (default: the prompt's)")
+    group.add_argument(
+        "--instruction", help="after the passage (default: the prompt's)"
+    )
+    group.add_argument("--question_head", help='(default: "Question: ")')
+    group.add_argument(
+        "--question_mark",
+        default="keep",
+        choices=["keep", "add"],
+        help="add: end questions with one, as UPR does on NQ (keep)",
+    )
+    group.add_argument(
+        "--aggregate",
+        default="sum",
+        choices=["sum", "mean"],
+        help="log-likelihoods of a question's tokens (sum)",
+    )
+    group.add_argument("--max_passage_tokens", type=int, default=512, help="(512)")
+    group.add_argument("--max_question_tokens", type=int, default=128, help="(128)")
+    group.add_argument(
+        "--mu", type=float, default=500.0, help="words of smoothing, no T5's (500)"
+    )
+    group.add_argument(
+        "--chunk_size", type=int, default=16, help="passages encoded at once (16)"
+    )
+    group.add_argument(
+        "--pairs_a_call", type=int, default=1024, help="passages scored a call (1024)"
+    )
+    group.add_argument(
+        "--cache_dir",
+        help="keeps scores, so that the same command goes on after a kill",
+    )
 
 
 def _add_ann(verbs) -> None:

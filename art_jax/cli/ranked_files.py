@@ -1,0 +1,171 @@
+"""Files of rankings, whoever wrote them: TREC runs, or JSON that holds the passages."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+from art_jax.data import benchmark_files, example_files, text_files
+from art_jax.data.evidence import load_evidence
+from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.passages import Passage, read_passages
+from art_jax.data.questions import Question, read_questions
+from art_jax.errors import ConfigError, DataError
+from art_jax.evaluation import runs
+
+TREC = "trec"
+FORMATS = (TREC, "dpr-results", "fid", "pyserini")
+
+
+def find_format(path: str | os.PathLike) -> str:
+    """Returns which of `FORMATS` a file is in, told by its first line.
+
+    An array of objects is taken for DPR's results, which FiD reads too.
+    """
+    _, line = next(text_files.read_raw_lines(path), (0, b""))
+    start = line.lstrip()[:1]
+    if start == b"[":
+        return "dpr-results"
+    if start != b"{":
+        return TREC
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return "pyserini"  # One object over many lines.
+    return "fid" if "ctxs" in record else "pyserini"
+
+
+def read_rankings(
+    path: str | os.PathLike,
+    file_format: str,
+    *,
+    k: int,
+    queries: str | None = None,
+    qrels: str | None = None,
+    passages: str | None = None,
+) -> list[RankedQuestion]:
+    """Returns the rankings of a file, in its order, the best k candidates of each.
+
+    Candidates that are the same passage share its text, which is held once.
+
+    Args:
+        path: of the file, which may be gzipped.
+        file_format: one of `FORMATS`.
+        k: of each question, at most.
+        queries: the questions of a TREC run, a file of `data.questions`.
+        qrels: judgments of them; None: none.
+        passages: the passages of a TREC run: a file of `data.passages`, an evidence
+            store, or a run's folder with one.
+
+    Raises:
+        ConfigError: a TREC run lacks `queries` or `passages`.
+        DataError: a file breaks its format, or lacks what the run names.
+    """
+    if file_format != TREC:
+        held: dict[Passage, Passage] = {}
+        return [
+            dataclasses.replace(
+                one,
+                candidates=tuple(
+                    dataclasses.replace(
+                        candidate,
+                        passage=held.setdefault(candidate.passage, candidate.passage),
+                    )
+                    for candidate in one.candidates[:k]
+                ),
+            )
+            for one in example_files.read_examples(path, file_format)
+        ]
+    if queries is None or passages is None:
+        raise ConfigError(
+            f"{path} is a TREC run, which holds ids alone: give --queries FILE and "
+            "--passages FILE, the texts of questions and passages."
+        )
+    run = runs.read_run(path)
+    questions = _questions_of(run, path, queries, qrels)
+    best = {name: ranking.passage_ids[:k] for name, ranking in run.items()}
+    texts = _passages_of(set().union(*best.values()), path, passages)
+    return [
+        RankedQuestion(
+            questions[name],
+            tuple(
+                Candidate(texts[passage_id], score)
+                for passage_id, score in zip(best[name], ranking.scores, strict=False)
+            ),
+        )
+        for name, ranking in run.items()
+    ]
+
+
+def write_rankings(
+    path: str | os.PathLike,
+    ranked: Iterable[RankedQuestion],
+    file_format: str,
+    *,
+    tag: str,
+) -> None:
+    """Writes rankings; the file appears only when it is whole.
+
+    Args:
+        path: of the file; gzipped where it ends in `.gz`.
+        ranked: candidates best first.
+        file_format: one of `FORMATS`.
+        tag: the name of a TREC run.
+
+    Raises:
+        DataError: a TREC run cannot hold an id, which is empty or has a space in it.
+    """
+    if file_format != TREC:
+        example_files.write_examples(path, ranked, file_format)
+        return
+    runs.write_run(path, map(_ranking_of, ranked), tag=tag)
+
+
+def _ranking_of(one: RankedQuestion) -> tuple[str, runs.Ranking]:
+    ids = tuple(candidate.passage.passage_id for candidate in one.candidates)
+    scores = tuple(candidate.score for candidate in one.candidates)
+    return one.question.question_id, runs.Ranking(ids, scores)
+
+
+def _questions_of(run, path, queries: str, qrels: str | None) -> dict[str, Question]:
+    """The questions of a run by their ids."""
+    found = {one.question_id: one for one in _read_questions(queries, qrels)}
+    missing = [name for name in run if name not in found]
+    if missing:
+        raise DataError(
+            f"{len(missing)} questions of the run are not in {queries}, or without "
+            f"judgments, such as {missing[0]!r}: the files are of different sets.",
+            path,
+        )
+    return found
+
+
+def _read_questions(queries: str, qrels: str | None) -> Iterator[Question]:
+    if qrels is None:
+        return read_questions(queries)
+    return benchmark_files.read_judged_questions(
+        pathlib.Path(queries), pathlib.Path(qrels)
+    )
+
+
+def _passages_of(ids: set[str], path, passages: str) -> dict[str, Passage]:
+    """The passages of some ids."""
+    folder = pathlib.Path(passages)
+    if folder.is_dir():
+        store = folder / "evidence" if (folder / "evidence").is_dir() else folder
+        evidence = load_evidence(store)
+        return {one: evidence.passage(evidence.row_of(one)) for one in ids}
+    found = {
+        one.passage_id: one
+        for one in read_passages(passages, allow_empty_text=True)
+        if one.passage_id in ids
+    }
+    if len(found) < len(ids):
+        missing = ids - found.keys()
+        raise DataError(
+            f"{len(missing)} passages of the run are not in {passages}, such as "
+            f"{min(missing)!r}: the files are of different corpora.",
+            path,
+        )
+    return found

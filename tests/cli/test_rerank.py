@@ -1,0 +1,210 @@
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from art_jax.cli import ranked_files, rerank
+from art_jax.cli.main import build_parser, main
+from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.passages import Passage
+from art_jax.data.questions import Question
+from art_jax.errors import ConfigError
+
+PASSAGES = {
+    "p1": Passage("p1", "The heron wades in the marsh.", "Heron"),
+    "p2": Passage("p2", "The otter swims in the river.", "Otter"),
+    "p3": Passage("p3", "Granite is hard.", ""),
+}
+
+
+def ranked(name, text, ids, answers=(), marks=None):
+    marks = marks or [None] * len(ids)
+    candidates = tuple(
+        Candidate(PASSAGES[one], float(9 - rank), mark)
+        for rank, (one, mark) in enumerate(zip(ids, marks, strict=True))
+    )
+    return RankedQuestion(Question(name, text, answers), candidates)
+
+
+RANKED = [
+    ranked("a", "who swims in the river", ["p1", "p3", "p2"], ("otter",)),
+    ranked("b", "what is hard", ["p2", "p3"], ("granite",)),
+]
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    path = tmp_path / "bm25.json"
+    ranked_files.write_rankings(path, RANKED, "dpr-results", tag="x")
+    return path
+
+
+def rerank_file(run_file, output, *options):
+    arguments = ["rerank", str(run_file), str(output), "--mu", "10", *options]
+    return main(arguments)
+
+
+def test_the_passages_that_make_the_question_come_first(run_file, tmp_path, capsys):
+    output = tmp_path / "upr.json"
+    assert rerank_file(run_file, output) == 0
+    found = json.loads(output.read_text())
+    assert [[one["id"] for one in row["ctxs"]] for row in found] == [
+        ["p2", "p1", "p3"],
+        ["p3", "p2"],
+    ]
+    # Answers were looked for, and what was found is kept.
+    assert [one["has_answer"] for one in found[0]["ctxs"]] == [True, False, False]
+    assert found[0]["answers"] == ["otter"]
+    scores = [float(one["score"]) for one in found[0]["ctxs"]]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] < 0
+    lines = capsys.readouterr()
+    table = [line.split() for line in lines.out.splitlines()[:3]]
+    assert table == [["top-1"], ["before", "0.000"], ["upr", "1.000"]]
+    assert "2 questions reranked" in lines.out
+    assert "reranked 2 questions in" in lines.err
+
+
+def test_a_run_may_leave_in_another_format_and_be_shorter(run_file, tmp_path):
+    output = tmp_path / "upr.trec"
+    options = ("--to", "trec", "-k", "2", "--aggregate", "mean")
+    assert rerank_file(run_file, output, *options) == 0
+    lines = [line.split() for line in output.read_text().splitlines()]
+    assert [(line[0], line[2], line[3], line[5]) for line in lines] == [
+        ("a", "p1", "1", "art_jax_upr"),
+        ("a", "p3", "2", "art_jax_upr"),
+        ("b", "p3", "1", "art_jax_upr"),
+        ("b", "p2", "2", "art_jax_upr"),
+    ]
+
+
+def test_a_trec_run_is_reranked_with_texts_and_judgments(run_file, tmp_path, capsys):
+    trec = tmp_path / "r.trec"
+    ranked_files.write_rankings(trec, RANKED, "trec", tag="x")
+    questions = [
+        {"_id": one.question.question_id, "text": one.question.text} for one in RANKED
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    rows = [
+        "\t".join((one.passage_id, one.text, one.title)) for one in PASSAGES.values()
+    ]
+    (tmp_path / "p.tsv").write_text("\n".join(rows))
+    (tmp_path / "qrels").write_text("a 0 p2 1\nb 0 p2 1\n")
+    output = tmp_path / "out.trec"
+    texts = [
+        "--queries",
+        str(tmp_path / "q.jsonl"),
+        "--passages",
+        str(tmp_path / "p.tsv"),
+    ]
+    assert rerank_file(trec, output, *texts, "--qrels", str(tmp_path / "qrels")) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[:3]]
+    assert table == [["top-1"], ["before", "0.500"], ["upr", "0.500"]]
+    first = output.read_text().splitlines()[0].split()
+    assert first[:4] == ["a", "Q0", "p2", "1"]
+    # Without judgments or answers nothing is measured.
+    assert rerank_file(trec, output, *texts) == 0
+    assert "top-1" not in capsys.readouterr().out
+
+
+def test_scores_are_kept_for_a_run_that_goes_on(run_file, tmp_path):
+    cache = tmp_path / "scores"
+    for name in ("first", "second"):
+        assert rerank_file(run_file, tmp_path / name, "--cache_dir", str(cache)) == 0
+    assert len(list(cache.glob("scores_*.bin"))) == 1
+    assert (tmp_path / "first").read_text() == (tmp_path / "second").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-k", "0"], "-k is 0"),
+        (["--teacher", "nowhere"], "nowhere does not exist"),
+        (["--from", "trec"], "fields where a run has six"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    options, message, run_file, tmp_path, capsys
+):
+    texts = ["--queries", str(run_file), "--passages", str(run_file)]
+    code = rerank_file(run_file, tmp_path / "out", *options, *texts)
+    assert code in (2, 3)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_there_is_told_before_any_work(run_file, capsys):
+    assert rerank_file(run_file, run_file.parent / "nowhere" / "out") == 2
+    assert "no folder to write" in capsys.readouterr().err
+
+
+def test_of_equal_scores_the_first_stays_first():
+    scores = np.array([1.0, 3.0, 1.0, 3.0, -np.inf], np.float32)
+    np.testing.assert_array_equal(rerank.best_first(scores), [1, 3, 0, 2, 4])
+
+
+def test_a_score_that_is_no_number_is_an_error():
+    with pytest.raises(ConfigError, match="--dtype float32"):
+        rerank.best_first(np.array([1.0, np.nan]))
+
+
+def test_has_answer_of_a_file_is_believed():
+    marked = [ranked("a", "who swims", ["p1", "p2"], ("otter",), [True, False])]
+    kept, hits = rerank.find_hits(marked, "string")
+    assert kept == marked
+    np.testing.assert_array_equal(hits, [[True, False]])
+
+
+def test_answers_mark_what_nobody_marked_and_depths_may_differ():
+    marked, hits = rerank.find_hits(RANKED, "string")
+    np.testing.assert_array_equal(hits, [[False, False, True], [False, True, False]])
+    assert [one.has_answer for one in marked[1].candidates] == [False, True]
+
+
+def test_where_nothing_says_what_is_right_nothing_is_measured():
+    unknown = [*RANKED, ranked("c", "why", ["p1"])]
+    assert rerank.find_hits(unknown, "string")[1] is None
+    assert rerank.find_hits([], "string")[1] is None
+
+
+def test_top_k_of_every_depth_there_is():
+    before, after = np.zeros((2, 60), bool), np.zeros((2, 60), bool)
+    before[0, 4] = before[1, 25] = after[0, 0] = after[1, 5] = True
+    lines = rerank.accuracy_table({"before": before, "after": after}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["top-1", "top-5", "top-10", "top-20", "top-50"],
+        ["before", "0.000", "0.500", "0.500", "0.500", "1.000"],
+        ["after", "0.500", "0.500", "1.000", "1.000", "1.000"],
+    ]
+
+
+def test_progress_says_how_long_is_left():
+    times = iter([0.0, 20.0, 22.0, 30.0, 40.0])
+    lines = []
+    progress = rerank.make_progress(8, lines.append, clock=lambda: next(times))
+    for done in (1, 2, 3, 8):
+        progress(done)
+    assert lines == [
+        "reranked 1/8 questions",
+        "reranked 3/8 questions  ETA 0:25",
+        "reranked 8 questions in 40.0 s",
+    ]
+
+
+def test_options_choose_prompts_and_their_texts(monkeypatch):
+    parse = build_parser().parse_args
+    opened = argparse.Namespace(config=None)
+    monkeypatch.setattr(rerank.formats, "open_t5", lambda path, dtype: opened)
+    arguments = ["rerank", "in", "out", "--teacher", "t0", "--instruction", " Ask."]
+    method = rerank.make_upr(parse([*arguments, "--question_mark", "add"])).__self__
+    assert method.whole_prompt.text(PASSAGES["p3"]) == (
+        "Passage:   Granite is hard..  Ask."
+    )
+    assert method.add_question_mark
+    assert (method.aggregate, method.cache_dir) == ("sum", None)
+    art = rerank.make_upr(parse([*arguments, "--prompt", "art"])).__self__
+    assert art.whole_prompt is None
+    assert art.teacher.prompt.instruction == " Ask."
+    assert art.teacher.prompt.head == "Passage: "
+    assert not art.add_question_mark
