@@ -8,7 +8,15 @@ from art_jax.evaluation import evaluator
 DEFAULT_KS = (1, 5, 20, 50, 100)
 
 
-def add_task(name, readers, *, ks=DEFAULT_KS, match="string", metrics=None):
+def add_task(
+    name,
+    readers,
+    *,
+    ks=DEFAULT_KS,
+    match="string",
+    metrics=None,
+    more_preprocessors=(),
+):
     """Registers a task of questions with what it is measured by.
 
     Args:
@@ -18,13 +26,14 @@ def add_task(name, readers, *, ks=DEFAULT_KS, match="string", metrics=None):
         match: how answers are compared, see `art_jax.evaluation.answers`.
         metrics: of `art_jax.evaluation.evaluator`; None: top-k accuracy, at `ks` and
             with `match`.
+        more_preprocessors: run once the questions are tokenised.
     """
     if metrics is None:
         metrics = [evaluator.TopKAccuracy(ks=ks, match=match)]
     seqio.TaskRegistry.add(
         name,
         source=sources.question_source(readers),
-        preprocessors=[preprocessors.tokenize_questions],
+        preprocessors=[preprocessors.tokenize_questions, *more_preprocessors],
         output_features={
             "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
         },
@@ -32,18 +41,19 @@ def add_task(name, readers, *, ks=DEFAULT_KS, match="string", metrics=None):
     )
 
 
-def add_example_task(name, readers, *, kind=TrainingExample):
+def add_example_task(name, readers, *, kind=TrainingExample, more_preprocessors=()):
     """Registers a task of questions with passages, to train on; it has no metric.
 
     Args:
         name: of the task.
         readers: for each split, a function that gives its examples.
         kind: of the examples, `TrainingExample` or `RankedQuestion`.
+        more_preprocessors: run once the questions are tokenised.
     """
     seqio.TaskRegistry.add(
         name,
         source=example_sources.example_source(readers, kind),
-        preprocessors=[preprocessors.tokenize_questions],
+        preprocessors=[preprocessors.tokenize_questions, *more_preprocessors],
         output_features={
             "query": seqio.Feature(vocabularies.query_vocabulary(), add_eos=False)
         },

@@ -4,16 +4,18 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-from art_jax.data import check, convert, format_guesses
+from art_jax.data import answer_sets, check, convert, format_guesses
 from art_jax.data.convert import Beside, Conversion, Format
 from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.passages import read_passages
+from art_jax.data.questions import read_questions, write_questions
 from art_jax.errors import ConfigError, DataError
-from art_jax.evaluation import runs
+from art_jax.evaluation import answers, runs
 
 
 def run(options) -> None:
     """Runs an action of the verb `data`."""
-    actions = {"check": _check, "convert": _convert}
+    actions = {"check": _check, "convert": _convert, "answer-sets": _answer_sets}
     actions[options.action](options)
 
 
@@ -31,8 +33,7 @@ def _check(options) -> None:
 
 def _convert(options) -> None:
     source, target = options.source, options.target
-    if os.path.exists(target) and not options.overwrite:
-        raise ConfigError(f"{target} is there: give another name, or --overwrite.")
+    _check_free(options)
     read_name, write_name = _format_names(options)
     read_as, write_as = convert.formats_of(read_name, write_name, FORMATS)
     sys.stderr.write(f"reading {source} as {read_name}, {read_as.summary}\n")
@@ -42,6 +43,25 @@ def _convert(options) -> None:
     for line in _losses(done, write_name):
         sys.stderr.write(f"{line}\n")
     print(f"{target}: {done.num_rows:,} {convert.KINDS[write_as.kind]}")
+
+
+def _answer_sets(options) -> None:
+    _check_free(options)
+    questions = list(read_questions(options.questions))
+    texts = (
+        passage.text
+        for passage in read_passages(options.passages, allow_empty_text=True)
+    )
+    found = answer_sets.find_answer_sets(questions, texts, answers.normalize)
+    count = write_questions(options.target, found)
+    print(f"{options.target}: {count:,} of {len(questions):,} questions have answers")
+
+
+def _check_free(options) -> None:
+    if os.path.exists(options.target) and not options.overwrite:
+        raise ConfigError(
+            f"{options.target} is there: give another name, or --overwrite."
+        )
 
 
 def _format_names(options) -> tuple[str, str]:

@@ -496,6 +496,19 @@ def _add_data(verbs) -> None:
     convert.add_argument(
         "--overwrite", action="store_true", help="replace DST where it is there"
     )
+    sets = _verb(
+        actions,
+        "answer-sets",
+        "find the several answers that patterns, such as CuratedTREC's, stand for",
+        "art-jax data answer-sets curatedtrec-test.csv psgs_w100.tsv sets.jsonl",
+    )
+    sets.set_defaults(module="data", action="answer-sets")
+    sets.add_argument("questions", metavar="QUESTIONS", help="answers are patterns")
+    sets.add_argument("passages", metavar="PASSAGES", help="where they are looked for")
+    sets.add_argument("target", metavar="DST", help="ends in .jsonl")
+    sets.add_argument(
+        "--overwrite", action="store_true", help="replace DST where it is there"
+    )
 
 
 def _verb(

@@ -6,12 +6,18 @@ Formats that `read_questions` knows (NQ-open, tables of DPR and ART) need none o
 
 import dataclasses
 import os
+import pathlib
 import re
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 from art_jax.data import text_files
-from art_jax.data.json_files import read_json_member, read_json_records
+from art_jax.data.json_files import (
+    read_json_columns,
+    read_json_member,
+    read_json_records,
+)
 from art_jax.data.judgments import read_judgments
 from art_jax.data.kilt_files import read_kilt
 from art_jax.data.questions import Question, json_strings, read_questions
@@ -166,6 +172,92 @@ def read_kilt_questions(path: Path) -> Iterator[Question]:
         yield item.question()
 
 
+def read_searchqa(path: Path) -> Iterator[Question]:
+    """Jeopardy's clues to be made of their answers, as SearchQA publishes them.
+
+    An answer is the question's text, its clue the one answer.
+
+    Args:
+        path: `train.zip`, `val.zip` or `test.zip`, or a folder with what is in it: a
+            JSON object a file. Questions come in the order of the files' names, which
+            are their ids.
+
+    Source: Dunn et al., arXiv:1704.05179; the task: Lewis et al., arXiv:2005.11401.
+    """
+    for name, line in _read_members(path):
+        record = text_files.parse_json_object(line, f"{path}/{name}", 1)
+        yield Question(
+            pathlib.PurePath(name).stem,
+            _required(record, "answer", f"{path}/{name}", 1),
+            (_required(record, "question", f"{path}/{name}", 1),),
+        )
+
+
+def read_msmarco_nlg(path: Path) -> Iterator[Question]:
+    """Questions of MS MARCO 2.1 with well-formed answers, such as `dev_v2.1.json`.
+
+    Those without one are left out; so are the passages.
+
+    Source: Bajaj et al., arXiv:1611.09268, and its published files.
+    """
+    names = ("query", "query_id", "wellFormedAnswers")
+    columns = read_json_columns(path, names)
+    for row, answers in columns["wellFormedAnswers"].items():
+        # The files hold the text "[]" where there is none.
+        if not isinstance(answers, list) or not answers:
+            continue
+        record = {name: columns[name].get(row) for name in names}
+        yield Question(
+            _required(record, "query_id", path, None),
+            _required(record, "query", path, None),
+            json_strings(record, "wellFormedAnswers", path, None),
+        )
+
+
+def read_fever(path: Path, *, num_labels: int = 3) -> Iterator[Question]:
+    """Claims of FEVER with their label, such as `train.jsonl`.
+
+    Args:
+        path: of the file.
+        num_labels: 3 for SUPPORTS, REFUTES and NOT ENOUGH INFO; 2 leaves out claims of
+            the last.
+
+    Source: Thorne et al., arXiv:1803.05355, and its published files.
+    """
+    labels = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
+    for number, record in read_json_records(path):
+        label = _required(record, "label", path, number)
+        if label not in labels:
+            raise DataError(
+                f"'label' is {label!r}: it must be one of {', '.join(labels)}.",
+                path,
+                number,
+            )
+        if label in labels[:num_labels]:
+            yield Question(
+                _required(record, "id", path, number),
+                _required(record, "claim", path, number),
+                (label,),
+            )
+
+
+def _read_members(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the names and texts of the JSON files of a folder or archive, by name."""
+    if os.path.isdir(path):
+        for file in sorted(pathlib.Path(path).rglob("*.json")):
+            yield file.name, text_files.decode_line(file.read_bytes(), file, 1)
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                # macOS leaves files of its own beside each.
+                if name.endswith(".json") and not name.startswith("__MACOSX"):
+                    content = archive.read(name)
+                    yield name, text_files.decode_line(content, f"{path}/{name}", 1)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"the archive is damaged ({error}).", path) from error
+
+
 def read_judged_questions(
     questions_path: Path, judgments_path: Path
 ) -> Iterator[Question]:
@@ -238,11 +330,11 @@ def _annotated_answers(
     )
 
 
-def _text(record: dict[str, Any], key: str, path: Path, number: int) -> str:
+def _text(record: dict[str, Any], key: str, path: Path, number: int | None) -> str:
     return text_files.json_id(record, (key,), path, number) or ""
 
 
-def _required(record: dict[str, Any], key: str, path: Path, number: int) -> str:
+def _required(record: dict[str, Any], key: str, path: Path, number: int | None) -> str:
     value = _text(record, key, path, number)
     if not text_files.is_visible(value):
         raise DataError(f"{key!r} is missing or empty.", path, number)

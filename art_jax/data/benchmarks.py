@@ -28,6 +28,7 @@ class QuestionSet:
     read_own: reads the file of the set's authors; `read_questions` all others.
     match: how answers are compared, see `evaluation.answers`.
     folder: in the data directory.
+    own_suffixes: that names of the authors' files end in, `.gz` aside.
     """
 
     name: str
@@ -37,6 +38,7 @@ class QuestionSet:
     read_own: Callable[[pathlib.Path], Iterator[Question]] = read_questions
     match: str = "string"
     folder: str = ""
+    own_suffixes: tuple[str, ...] = (".json",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +228,56 @@ MULTI_ANSWER = (
         licence="Microsoft Research licence, in its archive",
         read_own=benchmark_files.read_webqsp,
     ),
+    # Not published: JPR's authors say how they are made.
+    QuestionSet(
+        name="curatedtrec_sets",
+        folder="curatedtrec",
+        files={split: (f"answer-sets-{split}.jsonl",) for split in _ALL},
+        url="(made of CuratedTREC's patterns by `art-jax data answer-sets`)",
+        licence="that of CuratedTREC",
+    ),
+)
+
+# Texts to be generated: their answers are what they should be.
+GENERATION = (
+    QuestionSet(
+        name="jeopardy_qg",
+        folder="searchqa",
+        files={
+            "train": ("train.zip", "train"),
+            "dev": ("val.zip", "val"),
+            "test": ("test.zip", "test"),
+        },
+        url="https://github.com/nyu-dl/dl4ir-searchQA",
+        licence="none is stated; clues belong to Jeopardy!'s owners",
+        read_own=benchmark_files.read_searchqa,
+        own_suffixes=(".zip", "train", "val", "test"),
+    ),
+    QuestionSet(
+        name="msmarco_nlg",
+        folder="msmarco",
+        files={"train": ("train_v2.1.json",), "dev": ("dev_v2.1.json",)},
+        url="https://microsoft.github.io/msmarco",
+        licence="non-commercial research, see its terms",
+        read_own=benchmark_files.read_msmarco_nlg,
+    ),
+    *(
+        QuestionSet(
+            name=f"fever_{num_labels}way",
+            folder="fever",
+            files={
+                "train": ("train.jsonl",),
+                "dev": ("shared_task_dev.jsonl", "paper_dev.jsonl"),
+            },
+            url="https://fever.ai/dataset/fever.html",
+            licence="CC BY-SA 3.0",
+            read_own=functools.partial(
+                benchmark_files.read_fever, num_labels=num_labels
+            ),
+            own_suffixes=(".jsonl",),
+        )
+        for num_labels in (3, 2)
+    ),
 )
 
 # KILT's task, as its files are called, and the splits that are published.
@@ -251,9 +303,28 @@ KILT = tuple(
         url="https://github.com/facebookresearch/KILT",
         licence="MIT, and those of the sets it is made of",
         read_own=benchmark_files.read_kilt_questions,
+        own_suffixes=(".jsonl",),
     )
     for task, (stem, splits) in _KILT_FILES.items()
 )
+
+# With training evidence, so a retriever can be trained on them.
+KILT_TRAINED = (
+    "kilt_nq",
+    "kilt_wow",
+    "kilt_trex",
+    "kilt_triviaqa",
+    "kilt_hotpotqa",
+    "kilt_zeroshot_re",
+    "kilt_fever",
+    "kilt_aidayago2",
+)
+# Larger than the others by an order of magnitude.
+KILT_LARGE = ("kilt_trex", "kilt_zeroshot_re")
+# Whole documents that ask about a mention in them.
+KILT_MENTIONS = ("kilt_aidayago2", "kilt_wned", "kilt_cweb")
+# Sizes of training sets that show how a retriever learns from little.
+FEW_SHOT = (128, 1024)
 
 MS_MARCO = JudgedSet(
     name="msmarco_passage",
@@ -397,7 +468,7 @@ def _read_split(benchmark: QuestionSet | JudgedSet, split: str) -> Iterator[Ques
         judgments = _find(benchmark, (benchmark.judgments[split],))
         return benchmark_files.read_judged_questions(questions, judgments)
     path = _find(benchmark, benchmark.files[split])
-    is_own = ".json" in path.suffixes or benchmark in KILT
+    is_own = path.name.removesuffix(".gz").endswith(benchmark.own_suffixes)
     return (benchmark.read_own if is_own else read_questions)(path)
 
 
@@ -408,7 +479,7 @@ def _find(
     folder = sources.data_directory() / (benchmark.folder or benchmark.name)
     for name in names:
         for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
+            if path.exists():
                 return path
     raise ConfigError(
         f"{folder / names[0]} is missing"

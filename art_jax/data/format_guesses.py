@@ -69,7 +69,7 @@ def guess_source(path: Path) -> tuple[str, ...]:
 def guess_target(
     path: Path, kind: type, formats: dict[str, Format] = FORMATS
 ) -> tuple[str, ...]:
-    """The names of the formats of a kind that a file to write may be of, by its name."""
+    """The names of the formats of a kind that a file of this name may be written in."""
     name = os.path.basename(os.fspath(path)).lower().removesuffix(".gz")
     if name in _BEIR_NAMES and formats[_BEIR_NAMES[name]].kind is kind:
         return (_BEIR_NAMES[name],)

@@ -4,7 +4,7 @@ import codecs
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from art_jax.data import text_files
@@ -110,6 +110,36 @@ def read_json_member(
     text.end()
     if not was_found:
         raise DataError(f"the file is no JSON object with {key!r}, a list.", path)
+
+
+def read_json_columns(
+    path: str | os.PathLike, names: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """The columns of a table that is one object of objects, by name and row.
+
+    Such as `{"query": {"0": "who?", ...}, "answers": {"0": [...], ...}, ...}`, as
+    pandas writes them and MS MARCO publishes its. Other columns are read over.
+
+    Raises:
+        DataError: as `read_json_records`, or a column is missing.
+    """
+    text = _Text(path)
+    columns: dict[str, dict[str, Any]] = {}
+    for _ in _items(text, "{", "}"):
+        name = text.decode()
+        text.skip(":")
+        column = columns.setdefault(name, {}) if name in names else {}
+        for _ in _items(text, "{", "}"):
+            row = text.decode()
+            text.skip(":")
+            value = text.decode()
+            if name in names:
+                column[row] = value
+    text.end()
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise DataError(f"the file has no column {missing[0]!r}.", path)
+    return columns
 
 
 def _read_array(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -125,3 +125,15 @@ def test_a_folder_of_beir_and_back(art_jax, tmp_path):
     assert (code, out) == (0, f"{tmp_path / 'back.json'}: 1 training examples\n")
     (back,) = json.loads((tmp_path / "back.json").read_text())
     assert back["positive_ctxs"] == [context]
+
+
+def test_patterns_become_sets_of_answers(art_jax, tmp_path):
+    (tmp_path / "q.csv").write_text("who?\t['Ann|Bob']\nwhat?\t['nothing']\n")
+    (tmp_path / "p.tsv").write_text("1\tbob and ann\tT\n2\tBOB\tT\n")
+    target = tmp_path / "sets.jsonl"
+    arguments = ("data", "answer-sets", tmp_path / "q.csv", tmp_path / "p.tsv", target)
+    code, out, _ = art_jax(*arguments)
+    assert (code, out) == (0, f"{target}: 1 of 2 questions have answers\n")
+    record = json.loads(target.read_text())
+    assert record["answer_groups"] == [["bob"], ["ann"]]
+    assert art_jax(*arguments).code == 2

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 
 import pytest
 
@@ -103,6 +104,78 @@ def test_curatedtrec(tmp_path):
     path = write(tmp_path, "1\tfactoid\tWhen?\n", "curated-test.tsv")
     with pytest.raises(DataError, match=":1: .*id<TAB>type<TAB>question<TAB>pattern"):
         list(benchmark_files.read_curatedtrec(path))
+
+
+CLUES = {
+    "000002.json": {"question": "'It is blue'", "answer": "the sky", "value": "$200"},
+    "000001.json": {"question": "He wrote it", "answer": "Poe", "search_results": []},
+}
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_searchqa(tmp_path, is_archive):
+    path = tmp_path / ("val.zip" if is_archive else "val")
+    if is_archive:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, clue in CLUES.items():
+                archive.writestr(f"val/{name}", json.dumps(clue))
+            archive.writestr("__MACOSX/val/._000001.json", b"\x00\x05")
+            archive.writestr("val/readme.txt", "x")
+    else:
+        path.mkdir()
+        for name, clue in CLUES.items():
+            (path / name).write_text(json.dumps(clue, indent=1))
+    assert list(benchmark_files.read_searchqa(path)) == [
+        Question("000001", "Poe", ("He wrote it",)),
+        Question("000002", "the sky", ("'It is blue'",)),
+    ]
+
+
+def test_searchqas_faults_are_named(tmp_path):
+    path = write(tmp_path, "no archive", "train.zip")
+    with pytest.raises(DataError, match="train.zip: the archive is damaged"):
+        list(benchmark_files.read_searchqa(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.json", '{"question": "x"}')
+    with pytest.raises(DataError, match="train.zip/1.json:1: 'answer' is missing"):
+        list(benchmark_files.read_searchqa(path))
+
+
+def test_msmarco_nlg(tmp_path):
+    columns = {
+        "answers": {"12": ["short"], "5": ["No Answer Present."]},
+        "passages": {"12": [{"passage_text": "x"}], "5": []},
+        "query": {"12": "what is it", "5": "why", "7": "when"},
+        "query_id": {"12": 1102432, "5": 8, "7": 9},
+        "wellFormedAnswers": {"12": ["It is this.", "This."], "5": "[]", "7": []},
+    }
+    path = write(tmp_path, columns, "dev_v2.1.json.gz")
+    assert list(benchmark_files.read_msmarco_nlg(path)) == [
+        Question("1102432", "what is it", ("It is this.", "This."))
+    ]
+    del columns["wellFormedAnswers"]
+    path = write(tmp_path, columns)
+    with pytest.raises(DataError, match="no column 'wellFormedAnswers'"):
+        list(benchmark_files.read_msmarco_nlg(path))
+
+
+def test_fever(tmp_path):
+    lines = [
+        {"id": 75397, "verifiable": "VERIFIABLE", "label": "SUPPORTS", "claim": "a"},
+        {"id": 2, "label": "NOT ENOUGH INFO", "claim": "b", "evidence": []},
+        {"id": 3, "label": "REFUTES", "claim": "c"},
+    ]
+    path = write(tmp_path, "\n".join(map(json.dumps, lines)), "train.jsonl")
+    every = list(benchmark_files.read_fever(path))
+    assert every == [
+        Question("75397", "a", ("SUPPORTS",)),
+        Question("2", "b", ("NOT ENOUGH INFO",)),
+        Question("3", "c", ("REFUTES",)),
+    ]
+    assert list(benchmark_files.read_fever(path, num_labels=2)) == every[::2]
+    path = write(tmp_path, '{"id": 1, "claim": "a", "label": "TRUE"}', "x.jsonl")
+    with pytest.raises(DataError, match=":1: 'label' is 'TRUE'"):
+        list(benchmark_files.read_fever(path))
 
 
 def test_kilt(tmp_path):

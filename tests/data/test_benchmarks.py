@@ -13,6 +13,7 @@ EVERY = (
     *benchmarks.OPEN_QA,
     *benchmarks.ENTITY_QUESTIONS,
     *benchmarks.MULTI_ANSWER,
+    *benchmarks.GENERATION,
     *benchmarks.KILT,
     *benchmarks.BEIR,
     benchmarks.MS_MARCO,
@@ -84,6 +85,26 @@ def test_kilts_lines_are_read_as_its_own(data):
     data("kilt/structured_zeroshot-dev-kilt.jsonl", json.dumps(line))
     assert read("kilt_zeroshot_re", "dev") == [Question("k", "q", ("x",))]
     assert list(benchmarks.readers(BY_NAME["kilt_wned"])) == ["dev", "test"]
+
+
+def test_texts_to_be_generated_and_made_sets(data):
+    data("searchqa/val/1.json", '{"question": "clue", "answer": "Poe"}')
+    assert read("jeopardy_qg", "dev") == [Question("1", "Poe", ("clue",))]
+    line = '{"id": 1, "label": "NOT ENOUGH INFO", "claim": "a"}\n'
+    data("fever/train.jsonl", line + line.replace("NOT ENOUGH INFO", "REFUTES"))
+    assert len(read("fever_3way", "train")) == 2
+    assert read("fever_2way", "train") == [Question("1", "a", ("REFUTES",))]
+    line = '{"_id": "1", "text": "q?", "answers": ["a"], "answer_groups": [["a"]]}'
+    data("curatedtrec/answer-sets-test.jsonl", line)
+    (got,) = read("curatedtrec_sets", "test")
+    assert got.answer_groups == (("a",),)
+
+
+def test_sets_that_are_named_elsewhere_are_there():
+    names = {one.name for one in benchmarks.KILT}
+    assert len(benchmarks.KILT_TRAINED) == len(benchmarks.MULTIKILT) == 8
+    assert set(benchmarks.KILT_LARGE) < set(benchmarks.KILT_TRAINED) < names
+    assert set(benchmarks.KILT_MENTIONS) < names
 
 
 def test_judged_sets(data):

@@ -157,3 +157,22 @@ def test_the_array_under_a_key_is_read(tmp_path, monkeypatch):
     for text in ('{"data": 7}', "[]", '{"data": []} x'):
         with pytest.raises(DataError, match=":1: "):
             list(json_files.read_json_member(write(tmp_path, text), "data"))
+
+
+def test_columns_of_a_table(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{"a": {"0": 1, "7": [2]},\n "skip": {"0": {}}, "b": {}}')
+    columns = json_files.read_json_columns(path, ("a", "b"))
+    assert columns == {"a": {"0": 1, "7": [2]}, "b": {}}
+    with pytest.raises(DataError, match="no column 'c'"):
+        json_files.read_json_columns(path, ("a", "c"))
+    path.write_text('{"a": {"0": 1}, "b": [1]}')
+    with pytest.raises(DataError, match=":1: '{' is needed, not '\\['"):
+        json_files.read_json_columns(path, ("a",))
+
+
+def test_the_first_record(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('\n[{"a": 1}, {"b": 2}, broken')
+    assert json_files.first_json_record(path) == {"a": 1}
+    assert json_files.first_character(path) == "["
