@@ -13,17 +13,19 @@ from art_jax.cli import gin_flags
 from art_jax.data.documentation import prepare_corpus
 from art_jax.errors import ConfigError
 from art_jax.methods.art import Art
+from art_jax.methods.dpr import Dpr
 from art_jax.methods.ict import Ict
 from art_jax.models import bert, t5
 from art_jax.teacher.query_likelihood import QueryLikelihoodTeacher
 from art_jax.teacher.t5_scoring import T5Teacher
-from art_jax.training import update
+from art_jax.training import grad_cache, update
 
 GIN = pathlib.Path(__file__).parents[2] / "gin"
 RUNS = sorted(path.name for path in (GIN / "runs").glob("*.gin"))
 FROM_SCRATCH = {"own_documents.gin", "quickstart.gin"}
 OWN_FILES = {*FROM_SCRATCH, "own_documents_from_bert.gin"}
-PUBLISHED = [name for name in RUNS if name not in OWN_FILES]
+DPR_RUNS = [name for name in RUNS if name.startswith("dpr_")]
+ART_RUNS = [name for name in RUNS if name not in {*OWN_FILES, *DPR_RUNS}]
 REQUIRED = {
     **{
         name: {
@@ -34,7 +36,15 @@ REQUIRED = {
             "INITIAL_CHECKPOINT_PATH",
             "TEACHER_CHECKPOINT_PATH",
         }
-        for name in PUBLISHED
+        for name in ART_RUNS
+    },
+    **{name: {"MODEL_DIR", "PASSAGES", "INITIAL_CHECKPOINT_PATH"} for name in DPR_RUNS},
+    # As many as the second round's examples, of which no paper says how many they are.
+    "dpr_nq_adv_hn.gin": {
+        "MODEL_DIR",
+        "PASSAGES",
+        "INITIAL_CHECKPOINT_PATH",
+        "TRAIN_STEPS",
     },
     "own_documents.gin": {"MODEL_DIR", "PASSAGES", "QUERIES"},
     "own_documents_from_bert.gin": {
@@ -48,7 +58,10 @@ REQUIRED = {
 
 
 def parse(run, *more_files, bindings=()):
-    given = [f"{name} = 'given'" for name in sorted(REQUIRED[run])]
+    values = dict.fromkeys(sorted(REQUIRED[run]), "'given'")
+    if "TRAIN_STEPS" in values:
+        values["TRAIN_STEPS"] = "40_000"
+    given = [f"{name} = {value}" for name, value in values.items()]
     files = [f"gin/runs/{run}", *more_files]
     gin_flags.parse_gin(files, [*given, *bindings])
 
@@ -79,10 +92,15 @@ def test_stages_and_encoder_build_and_fit_each_other(run):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0))
     assert set(shapes) == ({"shared"} if encoder.shared else {"query", "passage"})
     methods = [type(stage.method) for stage in stages]
-    assert methods == ([Ict, Art] if run in FROM_SCRATCH else [Art])
+    if run in DPR_RUNS:
+        assert methods == [Dpr]
+    else:
+        assert methods == ([Ict, Art] if run in FROM_SCRATCH else [Art])
     for stage in stages:
         assert stage.train_steps >= 1
         stage.optimizer.build(stage.train_steps)
+    if run in DPR_RUNS:
+        return
     teacher = stages[-1].method.teacher
     wanted = QueryLikelihoodTeacher if run in OWN_FILES else T5Teacher
     assert isinstance(teacher, wanted)
@@ -133,6 +151,111 @@ def test_published_settings(
     assert method.teacher.param_dtype == "bfloat16"
     assert method.teacher.checkpoint_path == "given"
     assert method.teacher.vocabulary is vocabulary is None
+
+
+NQ_SIZE, TRIVIA_SIZE, WEBQ_SIZE, TREC_SIZE = 58_880, 60_413, 2_474, 1_125
+
+
+@pytest.mark.parametrize(
+    ("run", "sizes", "epochs", "tasks"),
+    [
+        ("nq", [NQ_SIZE], 40, ["nq"]),
+        ("triviaqa", [TRIVIA_SIZE], 40, ["trivia"]),
+        ("webq", [WEBQ_SIZE], 100, ["webquestions"]),
+        ("trec", [TREC_SIZE], 100, ["curatedtrec"]),
+        ("squad", [70_096], 40, ["squad1"]),
+        (
+            "multi",
+            [NQ_SIZE, TRIVIA_SIZE, WEBQ_SIZE, TREC_SIZE],
+            40,
+            ["nq", "trivia", "webquestions", "curatedtrec"],
+        ),
+        ("nq_adv_hn", None, None, ["nq", "nq_adv_hn"]),
+        ("plus_nq", [NQ_SIZE], 40, ["nq"]),
+    ],
+)
+def test_published_settings_of_dpr(run, sizes, epochs, tasks):
+    # arXiv:2004.04906 and the configuration of its official code.
+    parse(f"dpr_{run}.gin")
+    encoder, stages, vocabulary = arguments("encoder", "stages", "vocabulary")
+    (stage,) = stages
+    method, optimizer = stage.method, stage.optimizer
+    if sizes is not None:
+        steps_an_epoch = sum(size // 128 for size in sizes)
+        assert stage.train_steps == epochs * steps_an_epoch
+        assert stage.eval_every_steps % steps_an_epoch == 0
+        assert stage.eval_from_step > 30 * steps_an_epoch
+        # The last one, too.
+        assert (stage.train_steps - stage.eval_from_step) % stage.eval_every_steps == 0
+    assert [one.task for one in method.train_sets] == [f"biencoder_{t}" for t in tasks]
+    assert {one.split for one in method.train_sets} == {"train"}
+    assert not any(one.shuffle_positives or one.normalize for one in method.train_sets)
+    (dev,) = method.dev_sets
+    assert (dev.task, dev.split) == (f"biencoder_{tasks[0]}", "dev")
+    pool = (method.dev_hard_negatives, method.dev_other_negatives)
+    assert (*pool, method.dev_max_questions) == (30, 30, 10_000)
+    assert (stage.batch_size, stage.seed, stage.num_chunks) == (128, 12345, 1)
+    assert stage.choose_by == "-average_rank"
+    is_nq = run in ("nq", "nq_adv_hn", "plus_nq")
+    rate = (optimizer.peak_learning_rate, optimizer.warmup_steps, optimizer.clip_norm)
+    assert rate == ((2e-5, 1237, 2.0) if is_nq else (1e-5, 100, 1.0))
+    assert (optimizer.schedule_form, optimizer.weight_decay) == ("transformers", 0.0)
+    adam = (optimizer.beta1, optimizer.beta2, optimizer.epsilon)
+    assert adam == (0.9, 0.999, 1e-8)
+    assert method.gradient_scale == 1 / 8
+    loss = (method.similarity, method.objective, method.temperature, method.dropout)
+    assert loss == ("dot", "nll", 1.0, True)
+    is_plus = run == "plus_nq"
+    assert method.negatives == ("all_passages" if is_plus else "in_batch")
+    assert (method.num_hard_negatives, method.num_other_negatives) == (not is_plus, 0)
+    assert (method.train_query_tower, method.train_passage_tower) == (True, not is_plus)
+    assert stage.refresh_every_steps == (460 if is_plus else None)
+    assert encoder.config == bert.base(dtype="bfloat16", remat=True)
+    assert (encoder.pooling, encoder.shared, vocabulary) == ("cls", False, None)
+
+
+def test_dpr_learns_from_files_in_place_of_tasks():
+    given = ["TRAIN_TASK = None", "TRAIN_EXAMPLES = 'my.jsonl'", "DEV_SETS = ()"]
+    given += ["EXAMPLE_FORMAT = 'tevatron'", "CHOOSE_BY = None"]
+    parse("dpr_nq.gin", bindings=given)
+    (stages,) = arguments("stages")
+    (one,) = stages[0].method.train_sets
+    assert (one.path, one.file_format) == ("my.jsonl", "tevatron")
+    assert stages[0].method.dev_sets == ()
+
+
+def test_one_update_of_dpr_in_chunks_builds_without_memory():
+    before = held_bytes()
+    parse("dpr_nq.gin")
+    encoder, stages, lengths = arguments("encoder", "stages", "task_feature_lengths")
+    (stage,) = stages
+    method, size, num_chunks = stage.method, 1024, 32
+    shape = (size, method.num_passages)
+    batch = {
+        "query_tokens": jax.ShapeDtypeStruct((size, lengths["query"]), jnp.int32),
+        "passage_tokens": jax.ShapeDtypeStruct((*shape, lengths["passage"]), jnp.int32),
+        "passage_rows": jax.ShapeDtypeStruct(shape, jnp.int32),
+    }
+
+    def batch_loss(embeddings, batch, resources):
+        losses, metrics = method.in_batch_loss(embeddings, batch)
+        return losses.mean(), metrics
+
+    prepare, loss = grad_cache.build_loss(
+        lambda params, batch, _, key: method.embed(encoder, params, batch, key),
+        batch_loss,
+        num_chunks=num_chunks,
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    optimizer = stage.optimizer.build(stage.train_steps)
+    params = jax.eval_shape(encoder.init, key)
+    state = jax.eval_shape(lambda params: update.init_state(params, optimizer), params)
+    step = update.make_update(loss, optimizer, prepare=prepare, num_chunks=num_chunks)
+    new_state, metrics = jax.eval_shape(step, state, batch, (), key)
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (state, new_state))
+    assert shapes[0] == shapes[1]
+    assert metrics["loss"].shape == metrics["in_batch_accuracy"].shape == ()
+    assert held_bytes() - before < 1 << 20
 
 
 @pytest.mark.parametrize(
