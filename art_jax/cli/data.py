@@ -21,10 +21,14 @@ def run(options) -> None:
 
 def _check(options) -> None:
     """A file with problems ends in exit code 3."""
-    report = check.check_file(options.file)
-    print(check.format_report(report))
-    if not report.is_readable:
-        total = sum(report.num_problems.values())
+    if os.path.isdir(options.file):
+        reports = check.check_folder(options.file)
+    else:
+        reports = (check.check_file(options.file, options.format),)
+    for report in reports:
+        print(check.format_report(report))
+    total = sum(sum(report.num_problems.values()) for report in reports)
+    if total:
         raise DataError(
             f"{total:,} problems would stop a reader: mend them as listed above.",
             options.file,

@@ -470,10 +470,13 @@ def _add_data(verbs) -> None:
         actions,
         "check",
         "report rows, duplicates, empties, encoding and lengths of a file",
-        "art-jax data check passages.tsv",
+        "art-jax data check passages.tsv\n  art-jax data check beir/scifact",
     )
     check.set_defaults(module="data", action="check")
-    check.add_argument("file", metavar="FILE")
+    check.add_argument("file", metavar="FILE", help="or a folder of BEIR's")
+    check.add_argument(
+        "--format", metavar="F", help="of FILE, see docs/data.md (default: told by it)"
+    )
     convert = _verb(
         actions,
         "convert",

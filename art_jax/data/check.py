@@ -1,6 +1,8 @@
-"""What is in a file of passages or questions, and every fault in it at once.
+"""What is in a data file, and every fault in it at once.
 
-Readers stop at the first fault; this reads on, so a user mends a file in one go.
+Readers stop at the first fault; this reads on, so a user mends a file in one go. All
+kinds of `convert.KINDS` are known: passages, questions, judgments, training examples,
+ranked passages. Formats that only their own reader knows are read up to a first fault.
 """
 
 import array
@@ -8,11 +10,24 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from art_jax.data import passages, questions, text_files
+from art_jax.data import (
+    beir_folders,
+    convert,
+    example_files,
+    format_guesses,
+    judgments,
+    passages,
+    questions,
+    text_files,
+)
+from art_jax.data.convert import KINDS, Beside
+from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
+from art_jax.data.judgments import Judgment
 from art_jax.data.passages import Passage, SeenIds
 from art_jax.data.questions import Question
 from art_jax.errors import ConfigError, DataError
@@ -20,10 +35,21 @@ from art_jax.errors import ConfigError, DataError
 MAX_PROBLEMS = 20
 NUM_SAMPLES = 3
 
-_FORMATS = (".tsv", ".csv", ".jsonl", ".txt")
+Path = str | os.PathLike
+Row = Passage | Question | Judgment | TrainingExample | RankedQuestion
+
 _QUANTILES = (0, 10, 50, 90, 99, 100)
-_QUESTION_KEYS = {"question", "answers", "answer", "relevant_ids", "source_id"}
 _QUESTION_NAME = re.compile(r"quer|question", re.IGNORECASE)
+_BY_SUFFIX = {
+    ".tsv": ("dpr-passages",),
+    ".csv": ("dpr-questions",),
+    ".jsonl": ("beir-corpus", "beir-queries"),
+    ".txt": ("text-passages", "text-questions"),
+}
+_LINE_FORMATS = {
+    Passage: ("dpr-passages", "beir-corpus", "text-passages"),
+    Question: ("dpr-questions", "beir-queries", "nq-open", "text-questions"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +57,15 @@ class FileReport:
     """What `check_file` found.
 
     path: the file.
-    kind: "passages" or "questions".
-    format: ".tsv", ".jsonl" or ".txt", how its lines were read.
+    kind: of rows, as in `convert.KINDS`.
+    format: its name in `convert.FORMATS`.
     num_rows: rows that follow the format, those with other faults included.
-    num_problems: by what is wrong: "malformed", "encoding", "duplicate id", "empty";
-        a file with none of them can be read.
+    num_problems: by what is wrong: "malformed", "encoding", "duplicate id", "empty",
+        "dangling id"; a file with none of them can be read.
     problems: (line, message) of the first ones, in order of lines.
-    num_duplicate_texts: rows whose title and text were there before; allowed.
-    num_without_title: passages that have none.
-    num_with_answers: questions that have any.
-    num_replaced: rows with U+FFFD, which a wrong conversion leaves behind.
-    word_quantiles: words of a text, by per cent of rows that have at most as many.
+    counts: rows by what may be worth a look but stops no reader.
+    quantiles: of what is counted in each row, by per cent of rows that have at most as
+        many: "words", "positives" and so on.
     samples: the first rows.
     """
 
@@ -49,14 +73,11 @@ class FileReport:
     kind: str
     format: str
     num_rows: int
-    num_problems: dict[str, int]
+    num_problems: Mapping[str, int]
     problems: tuple[tuple[int | None, str], ...]
-    num_duplicate_texts: int
-    num_without_title: int
-    num_with_answers: int
-    num_replaced: int
-    word_quantiles: dict[int, int]
-    samples: tuple[Passage | Question, ...]
+    counts: Mapping[str, int]
+    quantiles: Mapping[str, Mapping[int, int]]
+    samples: tuple[Row, ...]
 
     @property
     def is_readable(self) -> bool:
@@ -64,69 +85,139 @@ class FileReport:
         return not self.num_problems
 
 
-def check_file(path: str | os.PathLike, kind: str | None = None) -> FileReport:
+def check_file(path: Path, file_format: str | None = None) -> FileReport:
     """Reads a whole file and reports what is in it.
 
     Args:
-        path: as for `read_passages` or `read_questions`.
-        kind: "passages" or "questions"; None tells by the first line (columns, keys)
-            and, where that could be either, by the file's name.
+        path: of any format of `convert.FORMATS` but a folder.
+        file_format: its name; None tells by what stands in the file and, where that
+            could be passages or questions, by its name.
 
     Raises:
-        ConfigError: `kind` is another word.
+        ConfigError: there is no such format.
         DataError: the file cannot be opened, or its format cannot be told.
     """
-    if kind not in (None, "passages", "questions"):
-        raise ConfigError(f"kind is {kind!r}; it must be 'passages' or 'questions'.")
-    file_format = text_files.file_format(path, _FORMATS)
-    kind = kind or _guess_kind(path, file_format)
-    faults = _Faults(os.fspath(path))
-    seen_ids, counts = SeenIds(), collections.Counter()
-    word_counts, text_hashes = array.array("q"), array.array("q")
+    name = file_format or guess_format(path)
+    if name not in convert.FORMATS or name == "beir":
+        known = ", ".join(one for one in convert.FORMATS if one != "beir")
+        raise ConfigError(f"there is no format {name!r} of files: choose of {known}.")
+    kind = convert.FORMATS[name].kind
+    faults, tally = _Faults(os.fspath(path)), _TALLIES[kind]()
     samples = []
-    for number, row in _rows(path, kind, faults):
-        _check_row(row, path, number, seen_ids, faults)
-        title = getattr(row, "title", "")
-        word_counts.append(len(row.text.split()))
-        text_hashes.append(hash((title, row.text)))
-        counts["without title"] += not title
-        counts["with answers"] += bool(getattr(row, "answers", ()))
-        counts["replaced"] += "\ufffd" in row.text or "\ufffd" in title
+    for number, row in _rows(path, name, faults):
+        tally.add(row, number, faults)
         if len(samples) < NUM_SAMPLES:
             samples.append(row)
-    if not word_counts and not faults.counts:
-        faults.add("empty", DataError(f"the file holds no {kind}."))
+    if not tally.num_rows and not faults.counts:
+        faults.add("empty", DataError(f"the file holds no {KINDS[kind]}."))
     return FileReport(
         path=os.fspath(path),
-        kind=kind,
-        format=file_format,
-        num_rows=len(word_counts),
+        kind=KINDS[kind],
+        format=name,
+        num_rows=tally.num_rows,
         num_problems=dict(faults.counts),
         problems=tuple(faults.first),
-        num_duplicate_texts=len(text_hashes) - len(np.unique(text_hashes)),
-        num_without_title=counts["without title"] if kind == "passages" else 0,
-        num_with_answers=counts["with answers"],
-        num_replaced=counts["replaced"],
-        word_quantiles=_quantiles(word_counts),
+        counts=tally.counts(),
+        quantiles={key: _quantiles(sizes) for key, sizes in tally.sizes.items()},
         samples=tuple(samples),
     )
 
 
+def check_folder(path: Path) -> tuple[FileReport, ...]:
+    """Reports on a folder of BEIR's: its corpus, its queries, its judgments.
+
+    Judgments of passages and questions that are not there are problems too.
+
+    Raises:
+        DataError: the folder has no corpus or no queries.
+    """
+    corpus = beir_folders.beir_file(path, "corpus.jsonl")
+    queries = beir_folders.beir_file(path, "queries.jsonl")
+    reports = [check_file(corpus, "beir-corpus"), check_file(queries, "beir-queries")]
+    ids = [
+        {row.passage_id for _, row in _rows(corpus, "beir-corpus", _Faults(""))},
+        {row.question_id for _, row in _rows(queries, "beir-queries", _Faults(""))},
+    ]
+    for file in beir_folders.find_splits(path).values():
+        report = check_file(file, "beir-qrels")
+        reports.append(_with_dangling(report, file, *ids))
+    return tuple(reports)
+
+
+def _with_dangling(
+    report: FileReport, path: Path, passage_ids: set[str], question_ids: set[str]
+) -> FileReport:
+    faults = _Faults(os.fspath(path))
+    faults.first = list(report.problems)
+    faults.counts.update(report.num_problems)
+    for number, row in _rows(path, report.format, _Faults("")):
+        for what, one, known in (
+            ("passage", row.passage_id, passage_ids),
+            ("question", row.question_id, question_ids),
+        ):
+            if one not in known:
+                message = f"the {what} {one!r} is not in the folder's file."
+                faults.add("dangling id", DataError(message, path, number))
+    return dataclasses.replace(
+        report,
+        num_problems=dict(faults.counts),
+        problems=tuple(sorted(faults.first, key=lambda one: one[0] or 0)),
+    )
+
+
+def guess_format(path: Path) -> str:
+    """The name of a file's format.
+
+    By what stands in it and, where that could be of several kinds, by its name.
+
+    Raises:
+        DataError: neither says it.
+    """
+    names = _guess_by_content(path)
+    if not names:
+        # This raises where the name says nothing either.
+        suffix = text_files.file_format(path, tuple(_BY_SUFFIX))
+        names = _BY_SUFFIX[suffix]
+    file_name = os.path.basename(os.fspath(path))
+    if len(names) > 1:
+        kind = Question if _QUESTION_NAME.search(file_name) else Passage
+        kind = Judgment if "qrels" in file_name.lower() else kind
+        of_kind = [one for one in names if convert.FORMATS[one].kind is kind]
+        names = of_kind or names
+    return names[0]
+
+
+def _guess_by_content(path: Path) -> Sequence[str]:
+    try:
+        names = format_guesses.guess_source(path)
+    except DataError as error:
+        if error.line is None:
+            raise
+        names = ()
+    if names or convert.suffix_of(path) != ".jsonl":
+        return names
+    # A faulty line tells nothing; perhaps the next one does.
+    for number, line in _lines(path, _Faults("")):
+        try:
+            text = text_files.decode_line(line, path, number)
+            record = text_files.parse_json_object(text, path, number)
+        except DataError:
+            continue
+        return format_guesses.by_keys(record.keys(), path, is_array=False)
+    return ()
+
+
 def format_report(report: FileReport) -> str:
     """The report as lines of text, without a final line end."""
-    lines = [
-        f"{report.path}: {report.num_rows:,} {report.kind} ({report.format[1:]})",
-        _words_line(report),
-    ]
-    if report.kind == "passages":
-        lines.append(f"  without a title: {report.num_without_title:,}")
-    else:
-        lines.append(f"  with answers: {report.num_with_answers:,}")
-    lines.append(f"  texts that occur again: {report.num_duplicate_texts:,}")
-    if report.num_replaced:
-        lines.append(
-            f"  with U+FFFD, left by a wrong conversion: {report.num_replaced:,}"
+    lines = [f"{report.path}: {report.num_rows:,} {report.kind} ({report.format})"]
+    names = {0: "least", 50: "median", 100: "most"}
+    for what, quantiles in report.quantiles.items():
+        shown = ", ".join(
+            f"{names.get(percent, f'{percent} %')} {size:,}"
+            for percent, size in quantiles.items()
         )
+        lines.append(f"  {what}: {shown or 'none'}")
+    lines += [f"  {what}: {count:,}" for what, count in report.counts.items()]
     lines += [f"  sample: {_shown(sample)}" for sample in report.samples]
     if report.is_readable:
         return "\n".join([*lines, "  problems: none"])
@@ -155,16 +246,230 @@ class _Faults:
             self.first.append((error.line, message))
 
 
-def _rows(
-    path: str | os.PathLike, kind: str, faults: _Faults
-) -> Iterator[tuple[int, Passage | Question]]:
-    """Yields the rows that can be parsed; the others go to `faults`."""
-    make_parser = (
-        passages.make_passage_parser
-        if kind == "passages"
-        else questions.make_question_parser
+class _Tally:
+    """Counts what is in rows of one kind.
+
+    sizes: what is counted in each row, by what it is.
+    """
+
+    measured: tuple[str, ...] = ("words",)
+    counted: tuple[str, ...] = ()
+
+    def __init__(self):
+        self.num_rows = 0
+        self.sizes = {what: array.array("q") for what in self.measured}
+        self._counts = collections.Counter(dict.fromkeys(self.counted, 0))
+        self._seen_ids = SeenIds()
+        self._text_hashes = array.array("q")
+
+    def add(self, row: Any, number: int, faults: _Faults) -> None:
+        self.num_rows += 1
+        self._add(row, number, faults)
+        if any("\ufffd" in text for text in self._texts(row)):
+            self._counts["with U+FFFD, left by a wrong conversion"] += 1
+
+    def counts(self) -> dict[str, int]:
+        if self._text_hashes:
+            repeated = len(self._text_hashes) - len(np.unique(self._text_hashes))
+            self._counts["texts that occur again"] = repeated
+        return dict(self._counts)
+
+    def _add(self, row: Any, number: int, faults: _Faults) -> None:
+        raise NotImplementedError
+
+    def _texts(self, row: Any) -> Iterable[str]:
+        return (row.text,)
+
+    def _measure(self, what: str, size: int) -> None:
+        self.sizes[what].append(size)
+
+    def _count_if(self, condition: object, what: str) -> None:
+        self._counts[what] += bool(condition)
+
+    def _add_text(self, *texts: str) -> None:
+        self._measure("words", len(texts[-1].split()))
+        self._text_hashes.append(hash(texts))
+
+    def _check_id(self, row_id: str, number: int, faults: _Faults) -> None:
+        if text_files.is_visible(row_id) and not self._seen_ids.add(row_id):
+            # Without the line of its first use: finding it reads the file again.
+            message = f"the id {row_id!r} is given twice. Each row needs its own."
+            faults.add("duplicate id", DataError(message, None, number))
+
+
+class _PassageTally(_Tally):
+    counted = ("without a title",)
+
+    def _add(self, row: Passage, number: int, faults: _Faults) -> None:
+        _check_row(passages.check_passage, row, number, faults)
+        self._check_id(row.passage_id, number, faults)
+        self._add_text(row.title, row.text)
+        self._count_if(not row.title, "without a title")
+
+    def _texts(self, row: Passage) -> Iterable[str]:
+        return (row.text, row.title)
+
+
+class _QuestionTally(_Tally):
+    measured = ("words", "answers")
+    counted = ("with answers",)
+
+    def _add(self, row: Question, number: int, faults: _Faults) -> None:
+        _check_row(questions.check_question, row, number, faults)
+        self._check_id(row.question_id, number, faults)
+        self._add_text(row.text)
+        self._measure("answers", len(row.answers))
+        self._count_if(row.answers, "with answers")
+        # Said where there are any.
+        for what, has_any in (
+            ("with several answers, each with its aliases", len(row.answer_groups) > 1),
+            ("with an answer that is empty", not all(map(str.strip, row.answers))),
+            ("with relevant passages", row.relevant_ids),
+            ("with evidence", row.evidence),
+        ):
+            if has_any:
+                self._count_if(True, what)
+
+
+class _JudgmentTally(_Tally):
+    measured = ()
+
+    def __init__(self):
+        super().__init__()
+        self._grades = collections.Counter()
+        self._judged = collections.Counter()
+        self._relevant = collections.Counter()
+        self._passages = set()
+
+    def _add(self, row: Judgment, number: int, faults: _Faults) -> None:
+        # "\0" is in no id, so a pair of ids is an id.
+        self._check_id(f"{row.question_id}\0{row.passage_id}", number, faults)
+        self._grades[row.grade] += 1
+        self._judged[row.question_id] += 1
+        self._relevant[row.question_id] += row.grade > 0
+        self._passages.add(row.passage_id)
+
+    def _texts(self, row: Judgment) -> Iterable[str]:
+        return row[:2]
+
+    def counts(self) -> dict[str, int]:
+        for what, counter in (("judged", self._judged), ("relevant", self._relevant)):
+            sizes = array.array("q", counter.values())
+            self.sizes[f"passages {what} for a question"] = sizes
+        without = sum(not count for count in self._relevant.values())
+        return {
+            "questions": len(self._judged),
+            "questions without a relevant passage": without,
+            "passages": len(self._passages),
+            **{f"grade {grade}": n for grade, n in sorted(self._grades.items())},
+            **super().counts(),
+        }
+
+
+class _CandidateTally(_Tally):
+    """What training examples and ranked passages share."""
+
+    lists: tuple[str, ...] = ()
+
+    def _add(self, row: Any, number: int, faults: _Faults) -> None:
+        self._add_text(row.question.text)
+        self._count_if(row.question.answers, "with answers")
+        for name in self.lists:
+            self._measure(name.replace("_", " "), len(getattr(row, name)))
+        candidates = self._candidates(row)
+        self._counts["passages"] += len(candidates)
+        for what, is_so in (
+            ("passages without an id", lambda one: not one.passage.passage_id),
+            ("passages without a title", lambda one: not one.passage.title),
+            ("passages without a score", lambda one: one.score is None),
+        ):
+            self._counts[what] += sum(map(is_so, candidates))
+
+    def _candidates(self, row: Any) -> list[Candidate]:
+        return [one for name in self.lists for one in getattr(row, name)]
+
+    def _texts(self, row: Any) -> Iterable[str]:
+        passages_of_row = [one.passage for one in self._candidates(row)]
+        return (row.question.text, *(one.text for one in passages_of_row))
+
+
+class _ExampleTally(_CandidateTally):
+    lists = ("positives", "negatives", "hard_negatives")
+    measured = ("words", "positives", "negatives", "hard negatives")
+    counted = (
+        "with answers",
+        "without a positive, so not trained on",
+        "with a positive among the negatives",
     )
-    parse = make_parser(path)
+
+    def _add(self, row: TrainingExample, number: int, faults: _Faults) -> None:
+        super()._add(row, number, faults)
+        self._count_if(not row.positives, "without a positive, so not trained on")
+        right = {one.passage for one in row.positives}
+        wrong = {one.passage for one in (*row.negatives, *row.hard_negatives)}
+        self._count_if(right & wrong, "with a positive among the negatives")
+
+
+class _RankedTally(_CandidateTally):
+    lists = ("candidates",)
+    measured = ("words", "candidates")
+    counted = ("with answers", "not in the order of their scores")
+
+    def _add(self, row: RankedQuestion, number: int, faults: _Faults) -> None:
+        super()._add(row, number, faults)
+        self._check_id(row.question.question_id, number, faults)
+        scores = [one.score for one in row.candidates if one.score is not None]
+        is_falling = scores == sorted(scores, reverse=True)
+        self._count_if(not is_falling, "not in the order of their scores")
+        ids = [one.passage.passage_id for one in row.candidates]
+        ids = [one for one in ids if one]
+        if len(set(ids)) < len(ids):
+            message = f"question {row.question.question_id!r} has a passage twice."
+            faults.add("duplicate id", DataError(message, None, number))
+
+
+_TALLIES: Mapping[type, Callable[[], _Tally]] = {
+    Passage: _PassageTally,
+    Question: _QuestionTally,
+    Judgment: _JudgmentTally,
+    TrainingExample: _ExampleTally,
+    RankedQuestion: _RankedTally,
+}
+
+
+def _check_row(check: Callable, row: Row, number: int, faults: _Faults) -> None:
+    try:
+        check(row, None, number)
+    except DataError as error:
+        faults.add("empty", error)
+
+
+def _rows(path: Path, name: str, faults: _Faults) -> Iterator[tuple[int, Row]]:
+    """Yields the rows that can be parsed; the others go to `faults`."""
+    parse = _line_parser(path, name)
+    if parse is not None:
+        yield from _parsed_lines(path, parse, faults)
+    elif name in example_files.FORMATS:
+        yield from _parsed_examples(path, name, faults)
+    else:
+        yield from _read_rows(path, name, faults)
+
+
+def _line_parser(path: Path, name: str) -> Callable[[str, int], Row | None] | None:
+    """What parses a line of a format that is read line by line."""
+    kind = convert.FORMATS[name].kind
+    if kind is Judgment:
+        return lambda text, number: judgments.parse_judgment(text, path, number)
+    if name not in _LINE_FORMATS.get(kind, ()):
+        return None
+    if kind is Passage:
+        return passages.make_passage_parser(path)
+    return questions.make_question_parser(path)
+
+
+def _parsed_lines(
+    path: Path, parse: Callable[[str, int], Row | None], faults: _Faults
+) -> Iterator[tuple[int, Row]]:
     for number, line in _lines(path, faults):
         try:
             text = text_files.decode_line(line, path, number)
@@ -180,7 +485,7 @@ def _rows(
             yield number, row
 
 
-def _lines(path: str | os.PathLike, faults: _Faults) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, faults: _Faults) -> Iterator[tuple[int, bytes]]:
     """Yields the lines up to where the file itself is damaged."""
     lines = text_files.read_raw_lines(path)
     while True:
@@ -195,94 +500,49 @@ def _lines(path: str | os.PathLike, faults: _Faults) -> Iterator[tuple[int, byte
             return
 
 
-def _check_row(
-    row: Passage | Question,
-    path: str | os.PathLike,
-    number: int,
-    seen_ids: SeenIds,
-    faults: _Faults,
-) -> None:
-    is_passage = isinstance(row, Passage)
-    check = passages.check_passage if is_passage else questions.check_question
-    row_id = row.passage_id if is_passage else row.question_id
+def _parsed_examples(
+    path: Path, name: str, faults: _Faults
+) -> Iterator[tuple[int, Row]]:
+    """Yields the examples up to where the file is no JSON any more."""
     try:
-        check(row, path, number)
+        for number, row in example_files.parse_examples(path, name):
+            if isinstance(row, DataError):
+                faults.add("malformed", row)
+            else:
+                yield number, row
     except DataError as error:
-        faults.add("empty", error)
-    if text_files.is_visible(row_id) and not seen_ids.add(row_id):
-        # Without the line of its first use: finding it reads the file again.
-        message = f"the id {row_id!r} is given twice. Each row needs its own."
-        faults.add("duplicate id", DataError(message, path, number))
+        faults.add("malformed", error)
 
 
-def _guess_kind(path: str | os.PathLike, file_format: str) -> str:
-    for number, line in text_files.read_raw_lines(path):
-        try:
-            text = text_files.decode_line(line, path, number)
-            guess = _kind_guessers()[file_format](text, path, number)
-        except DataError:
-            continue  # a faulty line tells nothing; perhaps the next one does
-        if guess:
-            return guess
-        break
-    by_name = _QUESTION_NAME.search(os.path.basename(os.fspath(path)))
-    return "questions" if by_name else "passages"
+def _read_rows(path: Path, name: str, faults: _Faults) -> Iterator[tuple[int, Row]]:
+    """Yields the rows that a format's own reader gives, up to the first fault."""
+    try:
+        yield from enumerate(convert.FORMATS[name].read(path, Beside()), 1)
+    except DataError as error:
+        faults.add("malformed", error)
 
 
-def _kind_guessers() -> dict[str, Callable[[str, str | os.PathLike, int], str | None]]:
-    """How each format tells its kind from one line; None where it does not."""
-
-    def by_keys(text, path, number):
-        record = text_files.parse_json_object(text, path, number)
-        if "title" in record:
-            return "passages"
-        return "questions" if _QUESTION_KEYS & record.keys() else None
-
-    def by_columns(text, path, number):
-        fields = passages.split_fields(text, 2)
-        is_question = fields and questions.parse_answers(fields[1]) is not None
-        return "questions" if is_question else "passages"
-
-    def by_suffix(text, path, number):
-        return "questions"
-
-    def not_at_all(text, path, number):
-        return None
-
-    return {
-        ".jsonl": by_keys,
-        ".tsv": by_columns,
-        ".csv": by_suffix,
-        ".txt": not_at_all,
-    }
-
-
-def _quantiles(word_counts: array.array) -> dict[int, int]:
-    if not word_counts:
+def _quantiles(sizes: array.array) -> dict[int, int]:
+    if not sizes:
         return {}
-    values = np.percentile(word_counts, _QUANTILES, method="inverted_cdf")
+    values = np.percentile(sizes, _QUANTILES, method="inverted_cdf")
     return {
         percent: int(value) for percent, value in zip(_QUANTILES, values, strict=True)
     }
 
 
-def _words_line(report: FileReport) -> str:
-    if not report.word_quantiles:
-        return "  words: none"
-    names = {0: "least", 50: "median", 100: "most"}
-    shown = ", ".join(
-        f"{names.get(percent, f'{percent} %')} {words:,}"
-        for percent, words in report.word_quantiles.items()
-    )
-    return f"  words: {shown}"
-
-
-def _shown(sample: Passage | Question, width: int = 100) -> str:
+def _shown(sample: Row, width: int = 100) -> str:
     """One line of a row, safe for a terminal."""
-    is_passage = isinstance(sample, Passage)
-    head = sample.passage_id if is_passage else sample.question_id
-    if is_passage and sample.title:
-        head += f" [{sample.title}]"
-    text = f"{head}: {' '.join(sample.text.split())}"
+    if isinstance(sample, Judgment):
+        text = f"{sample.question_id}: {sample.passage_id} is {sample.grade}"
+    elif isinstance(sample, Passage):
+        title = f" [{sample.title}]" if sample.title else ""
+        text = f"{sample.passage_id}{title}: {sample.text}"
+    else:
+        question = sample if isinstance(sample, Question) else sample.question
+        text = f"{question.question_id}: {question.text}"
+        if question.answers:
+            text += f" ({'; '.join(question.answers)})"
+    text = " ".join(text.split())
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Set
 
 from art_jax.data import beir_folders, convert, text_files
 from art_jax.data.convert import FORMATS, Format
@@ -58,7 +59,7 @@ def guess_source(path: Path) -> tuple[str, ...]:
         return ("beir",) if beir_folders.is_beir_folder(path) else ()
     start = first_character(path)
     if start == "[":
-        return _by_keys(path, is_array=True)
+        return by_keys(first_json_record(path).keys(), path, is_array=True)
     if start == "{":
         return _of_object(path)
     if convert.suffix_of(path) == ".txt" and not _by_columns(path):
@@ -95,8 +96,14 @@ def chosen(names: tuple[str, ...], path: Path, flag: str) -> str:
     raise ConfigError(f"the format of {path} is not certain ({which}): give {flag}.")
 
 
-def _by_keys(path: Path, *, is_array: bool) -> tuple[str, ...]:
-    keys = first_json_record(path).keys()
+def by_keys(keys: Set[str], path: Path, *, is_array: bool) -> tuple[str, ...]:
+    """The names of the formats that a record of these keys may be of.
+
+    Args:
+        keys: of the record.
+        path: its file, whose name counts where it is one of BEIR's.
+        is_array: whether the file is a JSON array, and not an object a line.
+    """
     found = next((name for needed, name in _KEYS if needed <= keys), None)
     if found:
         return (found,)
@@ -125,7 +132,7 @@ def _of_object(path: Path) -> tuple[str, ...]:
     if member:
         return (member,)
     if keys and not _is_of_contexts(path):
-        return _by_keys(path, is_array=False)
+        return by_keys(keys, path, is_array=False)
     if _is_of_contexts(path):
         return ("pyserini",)
     with text_files.open_binary(path) as file:

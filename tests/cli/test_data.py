@@ -24,6 +24,27 @@ def test_a_file_that_is_not_there_ends_in_3(art_jax, tmp_path):
     assert "nowhere.tsv" in err
 
 
+def test_a_folder_of_beir_is_checked_file_by_file(art_jax, tmp_path):
+    (tmp_path / "corpus.jsonl").write_text(CORPUS)
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "who?"}\n')
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q\t1\t1\nq\t9\t1\n")
+    code, out, err = art_jax("data", "check", tmp_path)
+    assert code == 3
+    assert "2 passages (beir-corpus)" in out
+    assert "line 2: the passage '9' is not in the folder's file" in out
+    assert "1 problems would stop a reader" in err
+
+
+def test_the_format_of_a_file_can_be_given(art_jax, tmp_path):
+    (tmp_path / "a.txt").write_text("words\n")
+    code, out, _ = art_jax(
+        "data", "check", tmp_path / "a.txt", "--format", "text-questions"
+    )
+    assert code == 0
+    assert "1 questions (text-questions)" in out
+
+
 def test_formats_are_guessed_and_said(art_jax, tmp_path):
     (tmp_path / "c.jsonl").write_text(CORPUS)
     target = tmp_path / "p.tsv"

@@ -1,12 +1,13 @@
 """The report on a file: everything wrong with it at once."""
 
 import gzip
+import json
 import subprocess
 import sys
 
 import pytest
 
-from art_jax.data.check import check_file, format_report
+from art_jax.data.check import check_file, check_folder, format_report
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 from art_jax.errors import ConfigError, DataError
@@ -26,14 +27,21 @@ def test_a_good_file_of_passages(tmp_path):
         '{"_id": "d", "text": "\\ufffd two"}\n',
     )
     report = check_file(path)
-    assert (report.kind, report.format, report.num_rows) == ("passages", ".jsonl", 4)
+    assert (report.kind, report.format, report.num_rows) == (
+        "passages",
+        "beir-corpus",
+        4,
+    )
     assert report.is_readable
     assert report.problems == ()
-    assert report.num_duplicate_texts == 1
-    assert report.num_without_title == 3
-    assert report.num_replaced == 1
+    assert report.counts == {
+        "without a title": 3,
+        "with U+FFFD, left by a wrong conversion": 1,
+        "texts that occur again": 1,
+    }
     # Of 1, 1, 2, 3 words: half have at most 1.
-    assert report.word_quantiles == {0: 1, 10: 1, 50: 1, 90: 3, 99: 3, 100: 3}
+    words = {0: 1, 10: 1, 50: 1, 90: 3, 99: 3, 100: 3}
+    assert report.quantiles == {"words": words}
     assert report.samples[0] == Passage("a", "one two three", "T")
     assert len(report.samples) == 3
 
@@ -70,7 +78,7 @@ def test_all_faults_are_collected_with_their_lines(tmp_path):
 
 def test_only_the_first_problems_are_shown(tmp_path):
     path = put(tmp_path / "corpus.jsonl", "[]\n" * 25)
-    report = check_file(path, "passages")
+    report = check_file(path, "beir-corpus")
     assert report.num_problems == {"malformed": 25}
     assert len(report.problems) == 20
     assert format_report(report).endswith("\n    and 5 more")
@@ -79,11 +87,9 @@ def test_only_the_first_problems_are_shown(tmp_path):
 def test_a_good_file_of_questions(tmp_path):
     path = put(tmp_path / "dev.csv", "who is it?\t['a']\nwhere?\t[]\n")
     report = check_file(path)
-    assert (report.kind, report.num_rows, report.num_with_answers) == (
-        "questions",
-        2,
-        1,
-    )
+    assert (report.kind, report.num_rows) == ("questions", 2)
+    assert report.counts["with answers"] == 1
+    assert report.quantiles["answers"][100] == 1
     assert report.samples == (
         Question("1", "who is it?", ("a",)),
         Question("2", "where?"),
@@ -117,11 +123,170 @@ def test_the_kind_is_told_by_content_and_then_by_name(tmp_path, name, content, k
     assert check_file(put(tmp_path / name, content)).kind == kind
 
 
-def test_the_kind_can_be_given(tmp_path):
+def test_the_format_can_be_given(tmp_path):
     path = put(tmp_path / "a.txt", "x\n")
-    assert check_file(path, "questions").kind == "questions"
-    with pytest.raises(ConfigError, match="must be 'passages' or 'questions'"):
-        check_file(path, "answers")
+    assert check_file(path, "text-questions").kind == "questions"
+    for name in ("answers", "beir"):
+        with pytest.raises(ConfigError, match=f"no format {name!r} of files: choose"):
+            check_file(path, name)
+
+
+def test_judgments(tmp_path):
+    text = "q1 0 a 2\nq1 0 b 0\nq2 0 a 0\nq1 0 a 1\nq2 0 c x\nq2 0\n"
+    report = check_file(put(tmp_path / "qrels", text))
+    assert (report.kind, report.format, report.num_rows) == (
+        "judgments",
+        "trec-qrels",
+        4,
+    )
+    assert report.num_problems == {"duplicate id": 1, "malformed": 2}
+    assert [line for line, _ in report.problems] == [4, 5, 6]
+    assert report.counts == {
+        "questions": 2,
+        "questions without a relevant passage": 1,
+        "passages": 2,
+        "grade 0": 2,
+        "grade 1": 1,
+        "grade 2": 1,
+    }
+    assert report.quantiles["passages judged for a question"][100] == 3
+    assert report.quantiles["passages relevant for a question"][0] == 0
+    assert "sample: q1: a is 2" in format_report(report)
+    # Three columns may be passages too.
+    assert check_file(put(tmp_path / "qrels.tsv", "q\ta\t1\n")).kind == "judgments"
+    assert check_file(put(tmp_path / "p.tsv", "q\ta\t1\n")).kind == "passages"
+
+
+def context(text, **more):
+    return {"text": text, "title": "", **more}
+
+
+def test_training_examples(tmp_path):
+    records = [
+        {
+            "question": "who?",
+            "answers": ["x"],
+            "positive_ctxs": [context("a", score=1), context("b")],
+            "hard_negative_ctxs": [context("a")],
+        },
+        {
+            "question": "what?",
+            "positive_ctxs": [],
+            "negative_ctxs": [context("c\ufffd")],
+        },
+        {"question": ""},
+        {"question": "x", "positive_ctxs": [{"title": "no text"}]},
+    ]
+    path = put(tmp_path / "train.json", json.dumps(records, indent=0))
+    report = check_file(path)
+    assert (report.kind, report.format, report.num_rows) == (
+        "training examples",
+        "dpr",
+        2,
+    )
+    assert report.num_problems == {"malformed": 2}
+    assert "'question' is missing" in report.problems[0][1]
+    assert report.counts == {
+        "with answers": 1,
+        "without a positive, so not trained on": 1,
+        "with a positive among the negatives": 1,
+        "passages": 4,
+        "passages without an id": 4,
+        "passages without a title": 4,
+        "passages without a score": 3,
+        "with U+FFFD, left by a wrong conversion": 1,
+        "texts that occur again": 0,
+    }
+    assert report.quantiles["positives"] == {0: 0, 10: 0, 50: 0, 90: 2, 99: 2, 100: 2}
+    assert set(report.quantiles) == {
+        "words",
+        "positives",
+        "negatives",
+        "hard negatives",
+    }
+    text = format_report(report)
+    assert "sample: 2: who? (x)" in text
+    assert "without a positive, so not trained on: 1" in text
+
+
+def test_ranked_passages(tmp_path):
+    rows = [context("a", id="1", score="1"), context("b", id="2", score="2")]
+    records = [
+        {"id": "q", "question": "who?", "ctxs": rows},
+        {"id": "q", "question": "who?", "ctxs": [rows[0], rows[0]]},
+    ]
+    report = check_file(put(tmp_path / "r.json", json.dumps(records)))
+    assert (report.kind, report.format) == ("ranked passages", "dpr-results")
+    assert report.num_problems == {"duplicate id": 2}
+    assert [message for _, message in report.problems] == [
+        "the id 'q' is given twice. Each row needs its own.",
+        "question 'q' has a passage twice.",
+    ]
+    assert report.counts["not in the order of their scores"] == 1
+    assert report.quantiles["candidates"][50] == 2
+
+
+def test_json_is_read_up_to_where_it_breaks(tmp_path):
+    path = put(tmp_path / "r.json", '[{"question": "a", "ctxs": []},\n{"question": ')
+    report = check_file(path)
+    assert report.num_rows == 1
+    assert report.num_problems == {"malformed": 1}
+    assert report.problems[0][0] == 2
+
+
+def test_a_benchmarks_own_file_is_read_by_its_reader(tmp_path):
+    record = {"id": "1", "question": "q?", "annotations": []}
+    several = [{"question": "", "answer": [one]} for one in "ab"]
+    annotation = {"type": "multipleQAs", "qaPairs": several}
+    records = [record | {"id": "2", "annotations": [annotation]}, record, {"id": "3"}]
+    report = check_file(
+        put(tmp_path / "dev_light.json", json.dumps(records)), "ambigqa"
+    )
+    assert report.num_rows == 2
+    assert report.counts["with several answers, each with its aliases"] == 1
+    assert report.num_problems == {"malformed": 1}
+    line = '{"docid": "1", "text": "x"}\n'
+    report = check_file(put(tmp_path / "corpus.jsonl", line * 2))
+    assert (report.format, report.num_rows) == ("tevatron-corpus", 1)
+    assert report.num_problems == {"malformed": 1}
+
+
+def test_more_that_is_known_of_questions(tmp_path):
+    lines = [
+        {"_id": "1", "text": "q?", "relevant_ids": ["a"], "answers": [""]},
+        {"_id": "2", "text": "q?", "evidence": [["1+2"]]},
+    ]
+    path = put(tmp_path / "q.jsonl", "\n".join(map(json.dumps, lines)))
+    assert check_file(path).counts == {
+        "with answers": 1,
+        "with an answer that is empty": 1,
+        "with relevant passages": 1,
+        "with evidence": 1,
+        "texts that occur again": 1,
+    }
+
+
+def test_a_folder_of_beir(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    put(tmp_path / "corpus.jsonl", '{"_id": "a", "title": "", "text": "x"}\n')
+    put(tmp_path / "queries.jsonl", '{"_id": "q", "text": "x"}\n')
+    header = "query-id\tcorpus-id\tscore\n"
+    put(tmp_path / "qrels" / "test.tsv", header + "q\ta\t1\n")
+    put(tmp_path / "qrels" / "dev.tsv", header + "q\tz\t1\nr\ta\tx\nr\ta\t1\n")
+    corpus, queries, dev, test = check_folder(tmp_path)
+    assert [one.is_readable for one in (corpus, queries, dev, test)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert dev.num_problems == {"dangling id": 2, "malformed": 1}
+    assert [line for line, _ in dev.problems] == [2, 3, 4]
+    assert "the passage 'z' is not in the folder's file" in dev.problems[0][1]
+    assert "the question 'r'" in dev.problems[2][1]
+    (tmp_path / "corpus.jsonl").unlink()
+    with pytest.raises(DataError, match="corpus.jsonl is missing"):
+        check_folder(tmp_path)
 
 
 def test_an_empty_file_is_a_problem(tmp_path):
