@@ -281,7 +281,7 @@ def _add_rerank(verbs) -> None:
         help="a TREC run, DPR's results, or pyserini's JSON",
     )
     verb.add_argument("output", metavar="OUT", help="file to write")
-    verb.add_argument("--method", default="upr", choices=["upr"])
+    verb.add_argument("--method", default="upr", choices=["upr", "monot5"])
     verb.add_argument("-k", type=int, default=1000, help="passages a question (1000)")
     formats = ["trec", "dpr-results", "fid", "pyserini"]
     verb.add_argument(
@@ -301,7 +301,13 @@ def _add_rerank(verbs) -> None:
         "--passages", help="a file of passages, an evidence store, or a run's MODEL_DIR"
     )
     verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
-    group = verb.add_argument_group("the teacher of upr")
+    verb.add_argument(
+        "--relevant_words",
+        nargs=2,
+        default=["true", "false"],
+        help="what monot5's model says of a relevant passage, and of another",
+    )
+    group = verb.add_argument_group("the teacher of upr, or the model of monot5")
     group.add_argument(
         "--teacher",
         default="query_likelihood",

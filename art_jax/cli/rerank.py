@@ -15,6 +15,7 @@ from art_jax.cli import ranked_files
 from art_jax.data.examples import RankedQuestion
 from art_jax.errors import ConfigError
 from art_jax.evaluation import answers, measures
+from art_jax.methods.monot5 import MonoT5
 from art_jax.methods.upr import Upr
 from art_jax.teacher.interface import Teacher
 from art_jax.teacher.passage_pool import make_pool
@@ -90,7 +91,20 @@ def make_upr(options) -> ScoreFn:
     ).score
 
 
-METHODS: dict[str, Callable[..., ScoreFn]] = {"upr": make_upr}
+def make_monot5(options) -> ScoreFn:
+    """Returns monoT5 as the options say."""
+    model = make_teacher(options)
+    if not isinstance(model, T5Teacher):
+        raise ConfigError("--method monot5 needs --teacher FOLDER, of a monoT5.")
+    return MonoT5(
+        model,
+        words=tuple(options.relevant_words),
+        cache_dir=pathlib.Path(options.cache_dir) if options.cache_dir else None,
+        pairs_a_call=options.pairs_a_call,
+    ).score
+
+
+METHODS: dict[str, Callable[..., ScoreFn]] = {"upr": make_upr, "monot5": make_monot5}
 
 
 def make_teacher(options) -> Teacher:

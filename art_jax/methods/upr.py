@@ -4,9 +4,8 @@ Source: Sachan et al., arXiv:2204.07496, and its official code.
 """
 
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -85,13 +84,14 @@ class Upr:
             question_text(one.question.text, self.add_question_mark) for one in ranked
         ]
         question_rows = self.teacher.question_rows(tokenizer, questions)
-        key = {}
+        cache = None
         if self.cache_dir is not None:
             key = {
                 "teacher": self.teacher.digest(tokenizer),
                 "passages": tokens_digest(tokens, layout),
                 "questions": cached_scores.questions_digest(questions),
             }
+            cache = ScoreCache.open(self.cache_dir, key)
         # Every call's arrays are as long as the longest passage, and no longer.
         longest = layout_lengths(layout, tokens, np.arange(tokens.num_rows)).max()
         least = len(layout.prefix) + len(layout.suffix) + 1
@@ -106,7 +106,9 @@ class Upr:
         factors = np.ones(len(ranked), np.float32)
         if self.aggregate == "sum":
             factors = self.teacher.num_scored_tokens(question_rows).astype(np.float32)
-        means = self._score_rows(score_pairs, key, pool.rows)
+        means = cached_scores.score_rankings(
+            score_pairs, pool.rows, pairs_a_call=self.pairs_a_call, cache=cache
+        )
         for one, factor, row in zip(ranked, factors, means, strict=True):
             yield row[: len(one.candidates)] * factor
 
@@ -123,23 +125,6 @@ class Upr:
         texts = tokenizer.encode_batch(list(map(self.whole_prompt.text, passages)))
         return make_token_table([()] * len(texts), texts), layout
 
-    def _score_rows(
-        self, score_pairs: cached_scores.ScorePairs, key: dict, rows: np.ndarray
-    ) -> Iterator[np.ndarray]:
-        """Yields the mean log-likelihoods of each question's rows, [K] float32."""
-        score: Callable = functools.partial(_score_batch, score_pairs)
-        cache = None
-        if self.cache_dir is not None:
-            cache = ScoreCache.open(self.cache_dir, key)
-            score = functools.partial(cached_scores.score_batch, cache, score_pairs)
-        questions_a_call = max(1, self.pairs_a_call // rows.shape[1])
-        for start in range(0, len(rows), questions_a_call):
-            part = slice(start, min(start + questions_a_call, len(rows)))
-            scores = score(np.arange(part.start, part.stop), rows[part])
-            if cache is not None:
-                cache.flush()
-            yield from scores
-
 
 def question_text(text: str, add_question_mark: bool = False) -> str:
     """Returns a question as the teacher is to say it.
@@ -151,14 +136,3 @@ def question_text(text: str, add_question_mark: bool = False) -> str:
     head, tail = _WRAPPERS
     text = text.strip().removeprefix(head).removesuffix(tail).strip()
     return text + "?" if add_question_mark and not text.endswith("?") else text
-
-
-def _score_batch(
-    score_pairs: cached_scores.ScorePairs, questions: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """Scores [B, K] of questions, [B], and rows, [B, K]; 0 where there is none."""
-    scores = np.zeros(rows.shape, np.float32)
-    where = np.nonzero(rows >= 0)
-    if len(where[0]):
-        scores[where] = score_pairs(questions[where[0]], rows[where])
-    return scores

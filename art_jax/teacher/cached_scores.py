@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -91,6 +91,36 @@ def score_batch(
             cache.add(some_questions, some_rows[:, None], found[:, None])
         scores[where] = found
     return scores
+
+
+def score_rankings(
+    score_pairs: ScorePairs,
+    rows: np.ndarray,
+    *,
+    pairs_a_call: int,
+    cache: ScoreCache | None = None,
+) -> Iterator[np.ndarray]:
+    """Yields the scores of each question's rows, [K] float32; 0 where there is none.
+
+    Args:
+        score_pairs: asked for whole questions, as many as fit in a call.
+        rows: [n, K] int32, of n questions; -1 for none.
+        pairs_a_call: of a question and a row, unless one question has more.
+        cache: asked first; what is found is on disk before it is yielded.
+    """
+    questions_a_call = max(1, pairs_a_call // max(1, rows.shape[1]))
+    for start in range(0, len(rows), questions_a_call):
+        questions = np.arange(start, min(start + questions_a_call, len(rows)))
+        some_rows = rows[questions]
+        if cache is None:
+            scores = np.zeros(some_rows.shape, np.float32)
+            where = np.nonzero(some_rows >= 0)
+            if len(where[0]):
+                scores[where] = score_pairs(questions[where[0]], some_rows[where])
+        else:
+            scores = score_batch(cache, score_pairs, questions, some_rows)
+            cache.flush()
+        yield from scores
 
 
 def build_score_pairs(

@@ -208,3 +208,16 @@ def test_options_choose_prompts_and_their_texts(monkeypatch):
     assert art.teacher.prompt.instruction == " Ask."
     assert art.teacher.prompt.head == "Passage: "
     assert not art.add_question_mark
+
+
+def test_monot5_needs_a_model(run_file, tmp_path, capsys):
+    assert rerank_file(run_file, tmp_path / "out", "--method", "monot5") == 2
+    assert "monot5 needs --teacher FOLDER" in capsys.readouterr().err
+
+
+def test_every_method_of_the_command_line_is_there():
+    parser = build_parser()
+    for name in rerank.METHODS:
+        parser.parse_args(["rerank", "in", "out", "--method", name])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["rerank", "in", "out", "--method", "none"])

@@ -15,6 +15,7 @@ from art_jax.index.refresh import refresh
 from art_jax.methods.art import Art
 from art_jax.methods.workspace import passage_side
 from art_jax.teacher import cached_scores
+from art_jax.teacher.score_cache import ScoreCache
 from art_jax.training import loop, update
 
 K, BATCH, SEED = 5, 8, 3
@@ -61,6 +62,39 @@ def test_only_pairs_that_are_not_known_are_asked_for_and_each_once():
         assert scores.dtype == np.float32
         assert asked == ([want] if want else [])
     assert cache.num_added == 6
+
+
+@pytest.mark.parametrize(
+    ("pairs_a_call", "questions"), [(1, [1, 1, 1, 1]), (7, [2, 2]), (100, [4])]
+)
+@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "not kept"])
+def test_rankings_are_scored_by_whole_questions(
+    is_kept, pairs_a_call, questions, tmp_path
+):
+    rows = np.array([[7, 3, -1], [3, -1, -1], [-1, -1, -1], [0, 1, 2]], np.int32)
+    asked = []
+
+    def score_pairs(questions, rows):
+        asked.append(len(set(questions.tolist())))
+        return (10 * questions + rows).astype(np.float32)
+
+    cache = ScoreCache.open(tmp_path, {}) if is_kept else None
+    scores = cached_scores.score_rankings(
+        score_pairs, rows, pairs_a_call=pairs_a_call, cache=cache
+    )
+    want = np.where(rows < 0, 0, 10 * np.arange(4)[:, None] + rows)
+    np.testing.assert_array_equal(next(scores), want[0])
+    if is_kept:  # On disk before anything is given.
+        assert ScoreCache.open(tmp_path, {}).lookup([0], rows[:1])[0, 0] == 7
+    np.testing.assert_array_equal(list(scores), want[1:])
+    # The third question, which has no passages, is never asked about.
+    assert sum(asked) == 3
+    assert len(asked) == len(questions) - (pairs_a_call == 1)
+    if is_kept:
+        again = cached_scores.score_rankings(
+            None, rows, pairs_a_call=pairs_a_call, cache=cache
+        )
+        np.testing.assert_array_equal(list(again), want)
 
 
 @dataclasses.dataclass(frozen=True)
