@@ -79,6 +79,8 @@ setuptools.setup(
             "torch==2.13.0",
             "transformers==5.23.0",
         ],
+        # `art-jax evaluate --plot FILE.png`.
+        "plot": ["matplotlib"],
         "scann": [SCANN],
         "test": [
             "hypothesis",

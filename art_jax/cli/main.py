@@ -210,27 +210,103 @@ def _add_evaluate(verbs) -> None:
     verb = _verb(
         verbs,
         "evaluate",
-        "measure a retriever, or BM25, on questions with answers or known passages",
-        "art-jax evaluate runs/mine --queries test.jsonl",
+        "measure a retriever, BM25, both, or rankings of any tool, on any task",
+        "art-jax evaluate runs/mine --queries test.jsonl\n"
+        "  art-jax evaluate --beir scifact --bm25 --output_dir runs/bm25\n"
+        "  art-jax evaluate runs/mine --task nq_open --task triviaqa --fusion dpr",
     )
-    verb.add_argument("run", metavar="RUN", help="a run's MODEL_DIR")
+    verb.add_argument(
+        "run", metavar="RUN", nargs="?", help="a run's MODEL_DIR, or a retriever"
+    )
     source = verb.add_mutually_exclusive_group(required=True)
     source.add_argument("--queries", help="a file of questions")
-    source.add_argument("--task", help="a registered SeqIO task")
-    verb.add_argument("--split", default="test", help="of --task (default: test)")
+    source.add_argument(
+        "--task",
+        action="append",
+        help="a registered SeqIO task or mixture; give it again for more",
+    )
+    source.add_argument(
+        "--beir",
+        action="append",
+        metavar="DIR",
+        help="a folder of BEIR: its corpus, queries and qrels; give it again for more",
+    )
+    verb.add_argument("--split", default="test", help="of --task, --beir (test)")
     verb.add_argument(
         "--task_module",
         action="append",
         default=[],
         help="module that registers --task (default: art_jax.tasks.*)",
     )
-    how = verb.add_mutually_exclusive_group()
-    how.add_argument("--bm25", action="store_true", help="measure BM25 instead")
+    verb.add_argument("--passages", help="a passage file in place of the evidence")
+    _add_systems(verb)
+    group = verb.add_argument_group("how it is judged")
+    group.add_argument("-k", type=int, default=100, help="passages a question (100)")
+    group.add_argument(
+        "--match",
+        default="string",
+        choices=["string", "regex", "kilt"],
+        help="of answers, for --queries (a task says its own)",
+    )
+    group.add_argument(
+        "--missing",
+        default="error",
+        choices=["error", "zero"],
+        help="what a question means that --rankings lack (error)",
+    )
+    group.add_argument(
+        "--keep_identical_ids",
+        action="store_true",
+        help="for --beir: let the passage be found that is the question itself",
+    )
+    group = verb.add_argument_group("what is written")
+    group.add_argument("--output_dir", help="of metrics (default: RUN/evaluation)")
+    group.add_argument("--run_file", help="the rankings as a TREC run")
+    group.add_argument("--dpr_results", help="the rankings as DPR's result JSON")
+    group.add_argument("--kilt_predictions", help="the rankings as KILT predictions")
+    group.add_argument(
+        "--plot",
+        nargs="?",
+        const="",
+        metavar="FILE.png",
+        help="accuracy against k as text and, with a FILE, as a picture",
+    )
+    group.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_systems(verb) -> None:
+    group = verb.add_argument_group("what is measured (default: RUN, searched exactly)")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument("--bm25", action="store_true", help="BM25 alone")
     how.add_argument("--ann", action="store_true", help=_ANN_HELP)
-    verb.add_argument("-k", type=int, default=100, help="passages a question (100)")
-    verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
-    verb.add_argument("--run_file", help="also write the rankings as a TREC run")
-    verb.add_argument("--output_dir", help="of metrics (default: RUN/evaluation)")
+    how.add_argument(
+        "--fusion",
+        choices=["dpr", "rrf"],
+        help="RUN and BM25: a weighted sum of scores, or reciprocal rank fusion",
+    )
+    how.add_argument(
+        "--rankings",
+        "--predictions",
+        dest="rankings",
+        metavar="FILE",
+        help="of any tool: a TREC run, DPR's or pyserini's JSON, KILT predictions",
+    )
+    group.add_argument(
+        "--baseline",
+        metavar="bm25|RUN|FILE",
+        help="to compare with, by a paired test: BM25, another run, or rankings",
+    )
+    group.add_argument("--bm25_k1", type=float, default=0.9, help="(0.9)")
+    group.add_argument("--bm25_b", type=float, default=0.4, help="(0.4)")
+    group.add_argument(
+        "--bm25_stemmer", default="english", help="of Snowball, or none (english)"
+    )
+    group.add_argument(
+        "--fusion_weight", type=float, default=1.1, help="of the dense score (1.1)"
+    )
+    group.add_argument(
+        "--fusion_depth", type=int, default=2000, help="passages of each (2,000)"
+    )
 
 
 def _add_embed(verbs) -> None:

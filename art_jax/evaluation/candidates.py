@@ -17,20 +17,24 @@ from art_jax.types import SearchResults
 
 
 def of_search(
-    results: SearchResults, passage_of_row: Callable[[int], Passage]
+    results: SearchResults,
+    passage_of_row: Callable[[int], Passage],
+    depth: int | None = None,
 ) -> np.ndarray:
     """What a search found, as candidates.
 
     Args:
         results: NumPy arrays [n, K]; row -1 where there is no passage.
         passage_of_row: such as `EvidenceStore.passage`; asked once for each row.
+        depth: columns of the result, at least K: where all passages there are were
+            found, what lies deeper is known to be nothing. None: K.
     """
     rows = np.asarray(results.rows)
     passages = {
         row: passage_of_row(row) for row in np.unique(rows).tolist() if row >= 0
     }
     scores = np.asarray(results.scores).tolist()
-    found = np.empty(rows.shape, object)
+    found = np.empty((len(rows), depth or rows.shape[1]), object)
     for place, row in np.ndenumerate(rows):
         if row >= 0:
             score = scores[place[0]][place[1]]

@@ -454,11 +454,12 @@ def evaluate_task(
         return run
 
     try:
-        future, _ = evaluator.evaluate(
-            compute_metrics=True,
-            step=step,
-            model_fns={kind: run_on_all(kind) for kind in given},
-        )
+        with _without_warnings():
+            future, _ = evaluator.evaluate(
+                compute_metrics=True,
+                step=step,
+                model_fns={kind: run_on_all(kind) for kind in given},
+            )
     except ValueError as error:
         # SeqIO wraps whatever a metric raises.
         if isinstance(error.__cause__, ArtJaxError):
@@ -503,7 +504,7 @@ def candidate_hits(
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keeps SeqIO from advising against a fixed length and a missing logger."""
+    """Keeps SeqIO from advising against a fixed length, no logger and no step."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:

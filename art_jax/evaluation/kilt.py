@@ -11,6 +11,8 @@ Source: Petroni et al., arXiv:2009.02252, and the behaviour of its official eval
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from art_jax.data.kilt_files import evidence_id as evidence_id
 from art_jax.data.kilt_files import page_of, paragraph_of
 from art_jax.errors import ConfigError, DataError
@@ -188,7 +190,22 @@ def evaluate(
     *,
     ks: Sequence[int] = (1, 5, 10, 20, 100),
 ) -> dict[str, float]:
-    """KILT's numbers of a whole set of questions.
+    """KILT's numbers of a whole set of questions: means of `evaluate_questions`.
+
+    "num_questions" is their number.
+    """
+    values = evaluate_questions(golds, guesses, ks=ks)
+    means = {name: float(each.mean()) for name, each in values.items()}
+    return {**means, "num_questions": len(golds)}
+
+
+def evaluate_questions(
+    golds: Mapping[str, Gold],
+    guesses: Mapping[str, Guess],
+    *,
+    ks: Sequence[int] = (1, 5, 10, 20, 100),
+) -> dict[str, np.ndarray]:
+    """KILT's numbers of each question.
 
     An answer counts for `kilt_em` and its like only where the question's R-precision,
     page by page, is 1: right, and for the right reason.
@@ -199,9 +216,9 @@ def evaluate(
         ks: depths of precision, recall and success.
 
     Returns:
-        Means over the questions: those of `retrieval_scores`, of `answer_scores` and,
-        as "kilt_<name>", of the latter where grounded; the answers' only where a gold
-        has any. "num_questions" is their number.
+        [n] float64 each, questions in the order of `golds`: those of
+        `retrieval_scores`, of `answer_scores` and, as "kilt_<name>", of the latter
+        where grounded; the answers' only where a gold has any.
 
     Raises:
         DataError: there is no question, or one has no guess.
@@ -215,7 +232,7 @@ def evaluate(
             f"them {missing[0]!r}: every question needs one, if need be an empty one."
         )
     has_answers = any(gold.answers for gold in golds.values())
-    totals: dict[str, float] = {}
+    every = []
     for name, gold in golds.items():
         guess = guesses[name]
         scores = retrieval_scores(guess.ids, gold.evidence, ks)
@@ -225,10 +242,8 @@ def evaluate(
             answers = answer_scores(guess.answer, gold.answers)
             scores |= answers
             scores |= {f"kilt_{key}": v * is_grounded for key, v in answers.items()}
-        for key, value in scores.items():
-            totals[key] = totals.get(key, 0.0) + value
-    means = {key: total / len(golds) for key, total in totals.items()}
-    return {**means, "num_questions": len(golds)}
+        every.append(scores)
+    return {key: np.array([scores[key] for scores in every]) for key in every[0]}
 
 
 def _sentences(text: str) -> list[list[str]]:

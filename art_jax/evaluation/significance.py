@@ -1,6 +1,7 @@
 """Is one system better than another, or was it luck of the questions?"""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -58,6 +59,34 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def bootstrap_intervals(
+    values: Mapping[str, np.ndarray],
+    *,
+    confidence: float = 0.95,
+    num_samples: int = 1_000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """`bootstrap_interval` of several measures, each over the questions that count.
+
+    Args:
+        values: of each measure [n] float; NaN for questions that do not count.
+        confidence: as there.
+        num_samples: as there.
+        seed: as there; of each measure's draws.
+
+    Returns:
+        Those of the measures that count any question.
+    """
+    intervals = {}
+    for name, each in values.items():
+        counted = each[~np.isnan(each)]
+        if len(counted):
+            intervals[name] = bootstrap_interval(
+                counted, confidence=confidence, num_samples=num_samples, seed=seed
+            )
+    return intervals
 
 
 def paired_test(

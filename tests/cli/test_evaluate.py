@@ -1,8 +1,12 @@
+import gzip
+import importlib
 import json
 
 import pytest
 
-from art_jax.cli import evaluate
+from art_jax.data.host_tensorflow import seqio
+from art_jax.data.questions import Question
+from art_jax.evaluation import evaluator
 from art_jax.evaluation.runs import read_run
 
 
@@ -133,15 +137,229 @@ def test_an_unknown_task_or_module_ends_in_2(art_jax, finished_run):
     assert "--task_module no_such_module cannot be imported" in err
 
 
-def test_a_table_shows_the_depths_that_were_measured():
-    text = evaluate.format_table(
-        {
-            "bm25": {"top_1_accuracy": 0.5, "top_5_accuracy": 0.75},
-            "art": {"top_1_accuracy": 0.625, "top_5_accuracy": 1.0},
-        }
-    )
-    assert text.splitlines() == [
-        "          top-1    top-5",
-        "bm25      0.500    0.750",
-        "art       0.625    1.000",
+@pytest.fixture
+def beir(tmp_path):
+    """Four passages, one of them empty, one of them a question; graded judgments."""
+    folder = tmp_path / "toy"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [
+        {"_id": "d1", "title": "otter", "text": "an otter swims"},
+        {"_id": "d2", "title": "", "text": "otters and badgers swim"},
+        {"_id": "d3", "title": "badger", "text": ""},
+        {"_id": "d4", "title": "", "text": ""},
     ]
+    queries = [
+        {"_id": "d1", "text": "otter swims"},
+        {"_id": "q2", "text": "badger"},
+        {"_id": "q3", "text": "not judged"},
+    ]
+    with gzip.open(folder / "corpus.jsonl.gz", "wt") as file:
+        file.write("\n".join(map(json.dumps, corpus)))
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    rows = ["query-id\tcorpus-id\tscore", "d1\td2\t1", "q2\td3\t2", "q2\td2\t1"]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_a_beir_folder_needs_no_run(art_jax, beir, tmp_path):
+    out_dir, run_file = tmp_path / "out", tmp_path / "out.trec"
+    arguments = ("--beir", beir, "--bm25", "--output_dir", out_dir)
+    code, out, err = art_jax("evaluate", *arguments, "--run_file", run_file)
+    assert code == 0, err
+    assert "1 passages are empty and cannot be found, such as 'd4'" in err
+    record = json.loads((out_dir / "bm25.json").read_text())
+    assert (record["task"], record["split"]) == ("toy", "test")
+    assert record["search"]["k1"] == 0.9
+    graded, accuracy = record["measured_by"]
+    assert graded["ignore_identical_ids"] is True
+    # Question d1 is a passage too, which is not its own answer. Of "badger", d3 says
+    # nothing else, and d2 says it among more.
+    assert record["metrics"]["ndcg_at_10"] == 1.0
+    assert record["metrics"]["top_1_accuracy"] == 1.0
+    assert record["metrics"]["num_questions"] == 2
+    assert record["intervals"]["map"] == [1.0, 1.0]
+    assert "ndcg@10" in out
+    assert read_run(run_file)["d1"].passage_ids == ("d2",)
+    # Kept: neither the passages nor their index are made again.
+    before = {path: path.stat().st_mtime_ns for path in out_dir.rglob("*.i64")}
+    code, out, _ = art_jax("evaluate", *arguments, "--keep_identical_ids", "--json")
+    assert code == 0
+    printed = json.loads(out)
+    assert printed["metrics"]["mrr_at_10"] == (1 / 2 + 1) / 2
+    assert printed["measured_by"][0]["ignore_identical_ids"] is False
+    assert before == {path: path.stat().st_mtime_ns for path in out_dir.rglob("*.i64")}
+
+
+def test_other_settings_of_bm25_are_recorded(art_jax, beir, tmp_path):
+    code, out, err = art_jax(
+        "evaluate",
+        *("--beir", beir, "--bm25", "--output_dir", tmp_path, "--json"),
+        *("--bm25_stemmer", "none", "--bm25_k1", 1.2, "--bm25_b", 0.75),
+    )
+    assert code == 0, err
+    record = json.loads(out)
+    search = record["search"]
+    assert (search["k1"], search["b"], search["stemmer"]) == (1.2, 0.75, None)
+    # "otters" is not "otter" then, nor "badgers" "badger": one of three is found.
+    assert record["metrics"]["recall_at_100"] == (0 + 1 / 2) / 2
+
+
+def test_passages_are_embedded_once_for_a_run(art_jax, finished_run, beir, tmp_path):
+    arguments = ("evaluate", finished_run, "--beir", beir, "--output_dir", tmp_path)
+    code, out, err = art_jax(*arguments, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["what"] == "retriever"
+    assert record["k"] == 3
+    assert record["metrics"]["recall_at_100"] == 1.0  # all are found
+    (index,) = (tmp_path / "corpora").glob("*/index")
+    before = index.stat().st_mtime_ns
+    code, out, err = art_jax(*arguments, "--fusion", "rrf", "--json")
+    assert code == 0, err
+    assert json.loads(out)["search"]["method"] == "fusion_rrf"
+    assert index.stat().st_mtime_ns == before
+    assert (tmp_path / "fusion.json").exists()
+
+
+def test_rankings_of_a_file_are_judged_and_passed_on(
+    art_jax, finished_run, corpus, tmp_path
+):
+    queries = ("--queries", corpus / "answers.jsonl", "-k", 5)
+    run_file, results = tmp_path / "x.trec", tmp_path / "x.json"
+    code, _, err = art_jax(
+        *("evaluate", finished_run, *queries, "--output_dir", tmp_path / "a"),
+        *("--run_file", run_file, "--dpr_results", results),
+    )
+    assert code == 0, err
+    want = json.loads((tmp_path / "a" / "retriever.json").read_text())["metrics"]
+    entries = json.loads(results.read_text())
+    right = [any(one["has_answer"] for one in entry["ctxs"]) for entry in entries]
+    assert sum(right) / len(right) == pytest.approx(want["top_5_accuracy"])
+    passages = ("--passages", corpus / "p.tsv")
+    for name, rankings, more in (
+        ("b", run_file, passages),
+        ("c", results, ()),
+        ("d", results, passages),
+    ):
+        code, out, err = art_jax(
+            *("evaluate", *queries, "--rankings", rankings, *more, "--json"),
+            *("--output_dir", tmp_path / name),
+        )
+        assert code == 0, err
+        assert json.loads(out)["metrics"] == want
+    code, _, err = art_jax(
+        *("evaluate", *queries, "--rankings", run_file, "--output_dir", tmp_path / "e")
+    )
+    assert code == 3
+    assert "ids alone are known: give the passages too (--passages FILE)" in err
+
+
+def test_two_systems_are_compared(art_jax, finished_run, corpus, tmp_path):
+    code, out, err = art_jax(
+        *("evaluate", finished_run, "--queries", corpus / "answers.jsonl"),
+        *("--baseline", "bm25", "--output_dir", tmp_path, "--plot"),
+    )
+    assert code == 0, err
+    record = json.loads((tmp_path / "retriever.json").read_text())
+    baseline = record["baseline"]
+    assert baseline["what"] == "bm25"
+    assert baseline["metrics"]["top_1_accuracy"] == 1.0
+    assert baseline["p_values"].keys() == record["intervals"].keys()
+    # All signs of the questions that differ may as well be the other way round.
+    num_lost = round(10 * (1 - record["metrics"]["top_1_accuracy"]))
+    want = 2 / 2**num_lost if num_lost else 1.0
+    assert baseline["p_values"]["top_1_accuracy"] == want
+    assert "p-value" in out
+    assert "top-k accuracy\n     1  " in out
+
+
+def test_several_tasks_have_a_mean(art_jax, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("ART_JAX_DATA_DIR", str(tmp_path))
+    (tmp_path / "quickstart").mkdir()
+    for name in ("test.jsonl", "quickstart/test.jsonl"):
+        (tmp_path / name).write_text((corpus / "answers.jsonl").read_text())
+    (tmp_path / "test.jsonl").write_text('{"question": "food2", "answers": ["no"]}\n')
+    code, out, err = art_jax(
+        *("evaluate", "--task", "art_quickstart", "--task", "local_questions"),
+        *("--task_module", "art_jax.tasks.local"),
+        *("--task_module", "art_jax.tasks.quickstart"),
+        *("--passages", corpus / "p.tsv", "--bm25", "--output_dir", tmp_path / "out"),
+        *("--run_file", tmp_path / "x.trec"),
+    )
+    assert code == 0, err
+    record = json.loads((tmp_path / "out" / "bm25.json").read_text())
+    assert record["task"] == "art_quickstart, local_questions"
+    assert record["metrics"]["top_1_accuracy"] == (1.0 + 0.0) / 2
+    assert record["tasks"]["art_quickstart"]["metrics"]["num_questions"] == 10
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "art_quickstart",
+        "local_questions",
+        "mean",
+    ]
+    assert len(read_run(tmp_path / "x.art_quickstart.trec")) == 10
+    assert len(read_run(tmp_path / "x.local_questions.trec")) == 1
+
+
+def test_predictions_have_kilts_scores(art_jax, tmp_path, monkeypatch):
+    registration = importlib.import_module("art_jax.tasks.registration")
+    question = Question("k1", "who?", ("Ann Lee", "Ann"), evidence=(("7+2",),))
+    other = Question("k2", "where?", ("Rome",), evidence=(("8+0",), ("9+1",)))
+    registration.add_task(
+        "toy_kilt",
+        {"dev": lambda: [question, other]},
+        metrics=[evaluator.KiltRetrieval(ks=(1,))],
+    )
+    lines = [
+        {"id": "k1", "output": [_output("ann lee", "7", 2)]},
+        {"id": "k2", "output": [_output("Rome", "6", 0)]},
+    ]
+    path = tmp_path / "guess.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    code, out, err = art_jax(
+        *("evaluate", "--task", "toy_kilt", "--split", "dev", "--predictions", path),
+        *("--task_module", "art_jax.tasks.local", "--output_dir", tmp_path, "--json"),
+        *("--kilt_predictions", tmp_path / "again.jsonl"),
+    )
+    seqio.TaskRegistry.remove("toy_kilt")
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]
+    assert metrics["page_r_precision"] == metrics["passage_r_precision"] == 0.5
+    assert (metrics["accuracy"], metrics["em"]) == (0.5, 1.0)
+    # Rome is right, but not for the right reason; Ann Lee is, and in lower case.
+    assert (metrics["kilt_accuracy"], metrics["kilt_em"]) == (0.0, 0.5)
+    again = [json.loads(line) for line in (tmp_path / "again.jsonl").open()]
+    assert again[0]["output"] == [
+        {"provenance": [{"wikipedia_id": "7", "end_paragraph_id": 2}]}
+    ]
+
+
+def _output(answer, page, paragraph):
+    place = {"wikipedia_id": page, "end_paragraph_id": paragraph}
+    return {"answer": answer, "provenance": [place]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--bm25",), "without a RUN, say where to write"),
+        (("--bm25", "--output_dir", "o"), "BM25 needs passages"),
+        (("--output_dir", "o"), "give a RUN to measure; or --bm25"),
+        (("r", "-k", 0), "ask for at least one"),
+        (("r", "--ann", "--passages", "p.tsv"), "--ann searches the index"),
+        (("r", "--plot", "x.pdf"), "must end in .png"),
+        (("r", "--bm25", "--bm25_b", 2), "b between 0 and 1"),
+    ],
+)
+def test_flags_that_do_not_go_together_end_in_2(art_jax, corpus, arguments, message):
+    code, _, err = art_jax("evaluate", *arguments, "--queries", corpus / "known.jsonl")
+    assert code == 2
+    assert message in err
+
+
+def test_a_beir_folder_without_the_split_says_what_it_has(art_jax, beir, tmp_path):
+    code, _, err = art_jax(
+        *("evaluate", "--beir", beir, "--split", "dev", "--bm25"),
+        *("--output_dir", tmp_path),
+    )
+    assert code == 2
+    assert "test" in err

@@ -85,7 +85,10 @@ def test_every_verb_shows_an_example(art_jax, verb):
         (["search", "nowhere", " "], "the question is empty"),
         (["embed", "nowhere"], "nowhere holds no retriever"),
         (["embed", "run", "--passages", "p"], "--passages and --output_dir belong"),
-        (["evaluate", "run"], "one of the arguments --queries --task is required"),
+        (
+            ["evaluate", "run"],
+            "one of the arguments --queries --task --beir is required",
+        ),
         (["evaluate", "nowhere", "--queries", "q"], "nowhere holds no retriever"),
     ],
 )

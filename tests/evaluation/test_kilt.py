@@ -125,3 +125,20 @@ def test_levels_read_pages_and_paragraphs_off_the_ids():
     assert got["passage_r_precision"] == 1.0
     assert got["passage_recall_at_1"] == 1.0
     assert not any("precision_at" in name for name in got)
+
+
+def test_values_of_each_question_are_what_the_means_are_of():
+    golds = {
+        "a": kilt.Gold((frozenset({"1"}),), ("Paris",)),
+        "b": kilt.Gold((frozenset({"9"}),), ("SUPPORTS",)),
+    }
+    guesses = {"a": kilt.Guess(("1",), "Paris"), "b": kilt.Guess(("8",), "SUPPORTS")}
+    values = kilt.evaluate_questions(golds, guesses, ks=(1,))
+    assert values["r_precision"].tolist() == [1, 0]
+    assert values["em"].tolist() == [1, 1]
+    assert values["kilt_em"].tolist() == [1, 0]
+    means = kilt.evaluate(golds, guesses, ks=(1,))
+    assert means == {
+        **{name: each.mean() for name, each in values.items()},
+        "num_questions": 2,
+    }

@@ -66,3 +66,16 @@ def test_what_cannot_be_compared_is_refused():
         significance.paired_test([1.0], [1.0], num_samples=0)
     with pytest.raises(ValueError, match="one a question"):
         significance.bootstrap_interval(np.zeros((2, 2)))
+
+
+def test_intervals_of_several_measures_leave_out_what_does_not_count():
+    values = {
+        "a": np.array([0.0, 1.0, 1.0]),
+        "b": np.array([np.nan, 1.0, 0.0]),
+        "c": np.full(3, np.nan),
+    }
+    got = significance.bootstrap_intervals(values, num_samples=200)
+    assert got.keys() == {"a", "b"}
+    assert got["b"].mean == 0.5
+    one = significance.bootstrap_interval(np.array([1.0, 0.0]), num_samples=200)
+    assert got["b"] == one
