@@ -90,7 +90,7 @@ def _format_names(options) -> tuple[str, str]:
 def _losses(done: Conversion, write_name: str) -> Iterator[str]:
     for what, count in sorted(done.lost.items()):
         rows = f"{count:,} of {done.num_rows:,} rows"
-        yield f"lost or changed, for want of a place in {write_name}: {what} ({rows})"
+        yield f"not kept by {write_name}: {what} ({rows})"
     if done.num_left_out:
         yield f"left out: {done.num_left_out:,} questions without a positive passage"
 

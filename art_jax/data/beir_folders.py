@@ -18,7 +18,7 @@ from art_jax import atomic
 from art_jax.data.examples import Candidate, TrainingExample
 from art_jax.data.judgments import Judgment, read_judgments, write_judgment_rows
 from art_jax.data.passages import Passage, read_passages, write_passages
-from art_jax.data.questions import read_questions, write_questions
+from art_jax.data.questions import Question, read_questions, write_questions
 from art_jax.errors import ConfigError, DataError
 
 Path = str | os.PathLike
@@ -73,8 +73,9 @@ def read_beir_examples(
     """Yields the judged questions of a folder with their passages.
 
     In the order of the queries; passages by grade, the best first, then in the order of
-    the judgments. Questions without a positive passage are left out. Only the judged
-    passages are held in memory.
+    the judgments. Where a grade is above 1, the question has `relevant_ids` with their
+    grades. Questions without a positive passage are left out. Only the judged passages
+    are held in memory.
 
     Raises:
         ConfigError: as `judgments_file`.
@@ -100,7 +101,7 @@ def read_beir_examples(
         positives = [one for one in ranked if grades[one] > 0]
         if positives:
             yield TrainingExample(
-                question,
+                _with_grades(question, {one: grades[one] for one in positives}),
                 tuple(Candidate(passages[one]) for one in positives),
                 hard_negatives=tuple(
                     Candidate(passages[one]) for one in ranked if grades[one] <= 0
@@ -113,14 +114,17 @@ def keep_beir_example(example: TrainingExample, line: int) -> TrainingExample:
     """What a folder holds of an example: a passage's role, its id and its content.
 
     A passage that is a positive and a negative of a question is a positive; one without
-    an id gets one that is made of its content.
+    an id gets one that is made of its content. Positives stand by their grades, if the
+    question has such.
     """
     del line
     positives = _distinct(example.positives)
     hard_negatives = _distinct(example.hard_negatives)
+    grades = _grades_of(example.question, positives)
+    ranked = sorted(positives, key=lambda one: -grades[one])
     return TrainingExample(
-        example.question,
-        tuple(map(Candidate, positives.values())),
+        _with_grades(example.question, {one: grades[one] for one in ranked}),
+        tuple(Candidate(positives[one]) for one in ranked),
         hard_negatives=tuple(
             Candidate(passage)
             for one, passage in hard_negatives.items()
@@ -157,12 +161,14 @@ def write_beir_folder(
                     f"question {question_id!r} has no positive passage: leave it out."
                 )
             questions.append(kept.question)
-            for candidates, grade in ((kept.positives, 1), (kept.hard_negatives, 0)):
-                for candidate in candidates:
-                    passage = candidate.passage
-                    judgments.append(Judgment(question_id, passage.passage_id, grade))
-                    if _is_new(passage, written):
-                        yield passage
+            positives = [one.passage.passage_id for one in kept.positives]
+            grades = _grades_of(kept.question, positives)
+            for candidate in (*kept.positives, *kept.hard_negatives):
+                passage = candidate.passage
+                grade = grades.get(passage.passage_id, 0)
+                judgments.append(Judgment(question_id, passage.passage_id, grade))
+                if _is_new(passage, written):
+                    yield passage
 
     with atomic.building_directory(folder) as unfinished:
         (unfinished / "qrels").mkdir()
@@ -171,6 +177,22 @@ def write_beir_folder(
         path = unfinished / "qrels" / f"{split or 'train'}.tsv"
         write_judgment_rows(path, judgments, "beir")
     return len(questions)
+
+
+def _grades_of(question: Question, positives: Iterable[str]) -> dict[str, int]:
+    """The grade of each positive passage: 1, where the question does not say more."""
+    pairs = zip(question.relevant_ids, question.grades, strict=False)
+    known = dict(pairs)  # without grades, all of them are 1
+    return {one: known.get(one, 1) for one in positives}
+
+
+def _with_grades(question: Question, grades: dict[str, int]) -> Question:
+    """The question with its relevant passages, where one is more so than another."""
+    if max(grades.values(), default=1) == 1:
+        return question
+    return dataclasses.replace(
+        question, relevant_ids=tuple(grades), grades=tuple(grades.values())
+    )
 
 
 def _is_new(passage: Passage, written: dict[str, int]) -> bool:

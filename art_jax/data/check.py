@@ -173,11 +173,13 @@ def guess_format(path: Path) -> str:
     Raises:
         DataError: neither says it.
     """
-    names = _guess_by_content(path)
+    names = _guess_by_content(path) or _BY_SUFFIX.get(convert.suffix_of(path), ())
     if not names:
-        # This raises where the name says nothing either.
-        suffix = text_files.file_format(path, tuple(_BY_SUFFIX))
-        names = _BY_SUFFIX[suffix]
+        raise DataError(
+            "neither its first line nor its name says the format: give it, with "
+            "--format.",
+            path,
+        )
     file_name = os.path.basename(os.fspath(path))
     if len(names) > 1:
         kind = Question if _QUESTION_NAME.search(file_name) else Passage

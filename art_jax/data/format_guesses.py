@@ -27,11 +27,15 @@ _KEYS = (
     ({"query", "pos"}, "flagembedding"),
     ({"docid", "text"}, "tevatron-corpus"),
     ({"docid", "document_text"}, "tevatron-corpus"),
-    ({"question", "annotations"}, "ambigqa"),
-    ({"utterance", "targetValue"}, "webquestions"),
     ({"id", "input"}, "kilt"),
     ({"_id", "title", "text"}, "beir-corpus"),
     ({"id", "title", "text"}, "beir-corpus"),
+)
+# The same, of files that are one array.
+_KEYS_OF_ARRAYS = (
+    ({"question", "annotations"}, "ambigqa"),
+    ({"utterance", "targetValue"}, "webquestions"),
+    ({"question", "answers"}, "entity-questions"),
 )
 _MORE_OF_A_QUESTION = {
     "answers",
@@ -104,11 +108,10 @@ def by_keys(keys: Set[str], path: Path, *, is_array: bool) -> tuple[str, ...]:
         path: its file, whose name counts where it is one of BEIR's.
         is_array: whether the file is a JSON array, and not an object a line.
     """
-    found = next((name for needed, name in _KEYS if needed <= keys), None)
+    known = (*_KEYS, *_KEYS_OF_ARRAYS) if is_array else _KEYS
+    found = next((name for needed, name in known if needed <= keys), None)
     if found:
         return (found,)
-    if {"question", "answers"} <= keys and is_array:
-        return ("entity-questions",)
     if is_array:
         return ()
     if {"question", "answer"} == keys:
@@ -169,7 +172,7 @@ def _by_columns(path: Path) -> tuple[str, ...]:
     if len(fields) == 3:
         has_grade = _is_whole(fields[2])
         return ("dpr-passages", "beir-qrels") if has_grade else ("dpr-passages",)
-    return ()
+    return ("curatedtrec",) if len(fields) == 4 and fields[1] == "factoid" else ()
 
 
 def _is_whole(word: str) -> bool:

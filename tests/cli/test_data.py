@@ -53,7 +53,7 @@ def test_formats_are_guessed_and_said(art_jax, tmp_path):
     assert out == f"{target}: 2 passages\n"
     assert "c.jsonl as beir-corpus" in err
     assert "p.tsv as dpr-passages" in err
-    assert "lost" not in err
+    assert "not kept" not in err
     assert target.read_text() == "id\ttext\ttitle\n1\tone\tT\n2\ttwo\t\n"
 
 
@@ -62,7 +62,7 @@ def test_losses_are_said_on_stderr(art_jax, tmp_path):
     target = tmp_path / "p.txt"
     code, out, err = art_jax("data", "convert", tmp_path / "c.jsonl", target)
     assert (code, out) == (0, f"{target}: 2 passages\n")
-    assert "text-passages: titles (1 of 2 rows)" in err
+    assert "not kept by text-passages: titles (1 of 2 rows)" in err
     assert target.read_text() == "T one\ntwo\n"
 
 

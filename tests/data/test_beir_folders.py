@@ -39,7 +39,7 @@ def test_examples_by_grade_in_the_order_of_queries(folder):
     # q2 has no positive, q3 no judgment.
     assert list(beir_folders.read_beir_examples(folder)) == [
         TrainingExample(
-            Question("q1", "who?"),
+            Question("q1", "who?", relevant_ids=("c", "a"), grades=(2, 1)),
             (Candidate(C), Candidate(A)),
             hard_negatives=(Candidate(B),),
         )
@@ -105,6 +105,16 @@ def test_written_folders_have_each_passage_once(tmp_path):
     assert (path / "qrels" / "dev.tsv").read_text() == (
         HEADER + f"q1\ta\t1\nq1\tb\t0\nq1\t{one.passage_id}\t0\nq2\tb\t1\n"
     )
+
+
+def test_grades_come_back(folder, tmp_path):
+    path = tmp_path / "copy"
+    beir_folders.write_beir_folder(path, beir_folders.read_beir_examples(folder))
+    assert (path / "qrels" / "train.tsv").read_text() == (
+        HEADER + "q1\tc\t2\nq1\ta\t1\nq1\tb\t0\n"
+    )
+    before, after = map(beir_folders.read_beir_examples, (folder, path))
+    assert list(before) == list(after)
 
 
 def test_what_no_folder_can_hold_leaves_none(tmp_path):

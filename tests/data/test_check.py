@@ -309,7 +309,7 @@ def test_a_damaged_file_is_reported_up_to_the_damage(tmp_path):
 def test_what_cannot_be_opened_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         check_file(tmp_path / "gone.tsv")
-    with pytest.raises(DataError, match="does not say the format"):
+    with pytest.raises(DataError, match="neither its first line nor its name"):
         check_file(put(tmp_path / "a", "text\n"))
 
 
