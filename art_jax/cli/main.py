@@ -357,7 +357,7 @@ def _add_rerank(verbs) -> None:
         help="a TREC run, DPR's results, or pyserini's JSON",
     )
     verb.add_argument("output", metavar="OUT", help="file to write")
-    verb.add_argument("--method", default="upr", choices=["upr", "monot5"])
+    verb.add_argument("--method", default="upr", choices=["upr", "monot5", "mmr"])
     verb.add_argument("-k", type=int, default=1000, help="passages a question (1000)")
     formats = ["trec", "dpr-results", "fid", "pyserini"]
     verb.add_argument(
@@ -382,6 +382,12 @@ def _add_rerank(verbs) -> None:
         nargs=2,
         default=["true", "false"],
         help="what monot5's model says of a relevant passage, and of another",
+    )
+    verb.add_argument(
+        "--relevance_weight",
+        type=float,
+        default=0.5,
+        help="of mmr, 0 to 1: the run's scores against unlikeness of words (0.5)",
     )
     group = verb.add_argument_group("the teacher of upr, or the model of monot5")
     group.add_argument(

@@ -15,6 +15,7 @@ from art_jax.cli import ranked_files
 from art_jax.data.examples import RankedQuestion
 from art_jax.errors import ConfigError
 from art_jax.evaluation import answers, measures
+from art_jax.methods.mmr import Mmr
 from art_jax.methods.monot5 import MonoT5
 from art_jax.methods.upr import Upr
 from art_jax.teacher.interface import Teacher
@@ -104,7 +105,16 @@ def make_monot5(options) -> ScoreFn:
     ).score
 
 
-METHODS: dict[str, Callable[..., ScoreFn]] = {"upr": make_upr, "monot5": make_monot5}
+def make_mmr(options) -> ScoreFn:
+    """Returns MMR as the options say."""
+    return Mmr(options.relevance_weight).score
+
+
+METHODS: dict[str, Callable[..., ScoreFn]] = {
+    "upr": make_upr,
+    "monot5": make_monot5,
+    "mmr": make_mmr,
+}
 
 
 def make_teacher(options) -> Teacher:
