@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -43,6 +44,73 @@ def test_the_saved_config_is_one_that_gin_reads_to_the_same_values(finished_run)
     gin_flags.parse_gin([saved], [])
     assert gin.query_parameter("art/stage.Stage.train_steps") == 4
     assert gin.query_parameter("MODEL_DIR/gin.macro.value") == str(finished_run)
+
+
+@pytest.fixture
+def train_dpr(art_jax, corpus, tmp_path):
+    """`train_dpr(positives, MACRO=value)` on examples with so many right passages."""
+
+    def call(num_positives=1, *flags, **macros):
+        path = tmp_path / "examples.json"
+        examples = [
+            {
+                "question": f"what eats food{n}",
+                "positive_ctxs": [{"title": f"title {n}", "text": f"food{n}"}]
+                * (num_positives if n < 24 else 0),
+                "hard_negative_ctxs": [{"title": "", "text": f"food{n + 1}"}],
+            }
+            for n in range(8, 25)
+        ]
+        path.write_text(json.dumps(examples))
+        values = {
+            "MODEL_DIR": str(tmp_path / "run"),
+            "PASSAGES": str(corpus / "p.tsv"),
+            "TRAIN_EXAMPLES": str(path),
+            "DEV_EXAMPLES": str(path),
+            **macros,
+        }
+        values = [f"--gin.{name}={value!r}" for name, value in values.items()]
+        gin_file = pathlib.Path(__file__).parent / "small_dpr.gin"
+        return art_jax("train", f"--gin_file={gin_file}", *values, *flags)
+
+    return call
+
+
+def test_dpr_trains_on_a_file_of_examples(train_dpr, corpus, tmp_path):
+    code, _, err = train_dpr(
+        1,
+        "--gin_file=gin/methods/choose_by_retrieval.gin",
+        DEV_QUERIES=str(corpus / "known.jsonl"),
+    )
+    assert code == 0, err
+    sizes = "16 questions with 32 passages: examples.json 16"
+    assert f"dpr: {sizes} (1 without a right passage left out)" in err
+    # Both kinds of held-out measures, and none before EVAL_FROM_STEP.
+    lines = [line for line in err.splitlines() if line.startswith("dev at step")]
+    assert [line.split(":")[0] for line in lines] == ["dev at step 2", "dev at step 4"]
+    assert all("average_rank" in line and "top_20" in line for line in lines)
+    assert "train: " not in err  # Questions to train on come with the examples.
+    assert load_retriever(tmp_path / "run", make_mesh()).training["stages"] == ["dpr"]
+    assert (tmp_path / "run" / "index").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("num_positives", "macros", "code", "message"),
+    [
+        (0, {}, 3, "17 questions and none has a right passage"),
+        (1, {"BATCH_SIZE": 24}, 2, "stage 'dpr': examples.json: a batch takes 24"),
+        (1, {"TRAIN_EXAMPLES": "nowhere.json"}, 3, "nowhere.json"),
+        (1, {"TRAIN_TASK": "biencoder_nq"}, 2, "give one of the two"),
+        (1, {"TRAIN_TASK": "a", "TRAIN_EXAMPLES": None}, 2, "no SeqIO task or mixture"),
+    ],
+    ids=["positives", "size", "file", "both", "task"],
+)
+def test_what_dpr_cannot_train_on_is_found_before_training(
+    train_dpr, tmp_path, num_positives, macros, code, message
+):
+    got, _, err = train_dpr(num_positives, **macros)
+    assert (got, message in err) == (code, True), err
+    assert not (tmp_path / "run" / "dpr").exists()
 
 
 def test_the_same_command_again_finds_its_work_done(

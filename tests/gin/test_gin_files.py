@@ -224,6 +224,16 @@ def test_dpr_learns_from_files_in_place_of_tasks():
     assert stages[0].method.dev_sets == ()
 
 
+def test_dpr_may_choose_its_step_by_retrieval():
+    given = ["DEV_QUERIES = 'dev.jsonl'", "MODEL_DIR = 'run'"]
+    parse("dpr_webq.gin", "gin/methods/choose_by_retrieval.gin", bindings=given)
+    stages, task = arguments("stages", "mixture_or_task_name")
+    (stage,) = stages
+    assert (stage.refresh_every_steps, stage.eval_every_steps) == (95, 95)
+    assert stage.choose_by == "top_20_accuracy"
+    assert task.startswith("local_")
+
+
 def test_one_update_of_dpr_in_chunks_builds_without_memory():
     before = held_bytes()
     parse("dpr_nq.gin")
@@ -421,6 +431,8 @@ def test_every_model_and_method_file_is_used_or_usable():
     parse("art_webq.gin", "gin/models/t5_lm_xxl.gin")
     (stages,) = arguments("stages")
     assert stages[0].method.teacher.config == t5.v1_1("xxl")
+    methods = {path.name for path in GIN.glob("methods/*.gin")}
+    assert methods == {"art.gin", "dpr.gin", "choose_by_retrieval.gin"}
     known = {path.name for path in GIN.glob("models/*.gin")}
     tested = {
         "tiny.gin",
