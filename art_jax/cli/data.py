@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-from art_jax.data import answer_sets, check, convert, format_guesses
+from art_jax.data import answer_sets, check, convert, describe, format_guesses
 from art_jax.data.convert import Beside, Conversion, Format
 from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.passages import read_passages
@@ -15,7 +15,13 @@ from art_jax.evaluation import answers, runs
 
 def run(options) -> None:
     """Runs an action of the verb `data`."""
-    actions = {"check": _check, "convert": _convert, "answer-sets": _answer_sets}
+    actions = {
+        "check": _check,
+        "convert": _convert,
+        "answer-sets": _answer_sets,
+        "formats": lambda options: print(describe.formats_table(FORMATS)),
+        "tasks": lambda options: print(describe.tasks_table()),
+    }
     actions[options.action](options)
 
 
@@ -42,7 +48,7 @@ def _convert(options) -> None:
     read_as, write_as = convert.formats_of(read_name, write_name, FORMATS)
     sys.stderr.write(f"reading {source} as {read_name}, {read_as.summary}\n")
     sys.stderr.write(f"writing {target} as {write_name}, {write_as.summary}\n")
-    beside = Beside(options.passages, options.questions, options.split)
+    beside = Beside(options.passages, options.queries, options.split)
     done = convert.convert(source, target, read_as, write_as, beside)
     for line in _losses(done, write_name):
         sys.stderr.write(f"{line}\n")
@@ -136,7 +142,7 @@ FORMATS = {
     **convert.FORMATS,
     "trec-run": Format(
         RankedQuestion,
-        "TREC's run, ids alone (with --passages, --questions)",
+        "TREC's run, ids alone (with --passages, --queries)",
         _read_run,
         _write_run,
         (".trec", ".run", ".txt"),

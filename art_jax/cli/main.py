@@ -572,7 +572,7 @@ def _add_data(verbs) -> None:
         "art-jax data convert corpus.jsonl passages.tsv\n"
         "  art-jax data convert --from beir --to dpr scifact train.json --split train\n"
         "  art-jax data convert --from trec-run --to dpr-results bm25.trec bm25.json "
-        "--passages p.tsv --questions q.jsonl",
+        "--passages p.tsv --queries q.jsonl",
     )
     convert.set_defaults(module="data", action="convert")
     convert.add_argument("source", metavar="SRC", help="a file, or a folder of BEIR's")
@@ -582,11 +582,17 @@ def _add_data(verbs) -> None:
     )
     convert.add_argument("--to", dest="write_as", metavar="F", help="format of DST")
     convert.add_argument("--passages", help="of a TREC run, or of KILT's questions")
-    convert.add_argument("--questions", help="of a TREC run")
+    convert.add_argument("--queries", help="of a TREC run")
     convert.add_argument("--split", help="of a folder of BEIR's")
     convert.add_argument(
         "--overwrite", action="store_true", help="replace DST where it is there"
     )
+    for action, summary in (
+        ("formats", "list the formats of files that can be converted"),
+        ("tasks", "list the tasks, the files they read and who publishes them"),
+    ):
+        table = _verb(actions, action, summary, f"art-jax data {action}")
+        table.set_defaults(module="data", action=action)
     sets = _verb(
         actions,
         "answer-sets",

@@ -421,9 +421,8 @@ MULTIKILT = tuple(
         name=f"multikilt_{task}",
         folder="ur",
         files={split: f"{stem}-{split}-multikilt.json" for split in ("train", "dev")},
-        url="https://github.com/facebookresearch/DPR (issue 186: "
-        f"https://dl.fbaipublicfiles.com/ur/data/retriever/{stem}-train-"
-        "multikilt.json.gz and its like)",
+        url="https://dl.fbaipublicfiles.com/ur/data/retriever, see issue 186 of "
+        "https://github.com/facebookresearch/DPR",
         licence="CC BY-NC 4.0, and those of the sets it is made of",
     )
     for task, stem in _MULTIKILT_STEMS.items()

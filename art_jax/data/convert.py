@@ -64,12 +64,12 @@ class Beside:
     """What a format may need beside its file.
 
     passages: a file of passages.
-    questions: a file of questions.
+    queries: a file of questions.
     split: of a folder.
     """
 
     passages: Path | None = None
-    questions: Path | None = None
+    queries: Path | None = None
     split: str | None = None
 
 
@@ -212,7 +212,7 @@ def join_run(
         ConfigError: a file is not given.
         DataError: a question or passage of the run is in no file.
     """
-    needed = _needed(beside, "passages", "questions")
+    needed = _needed(beside, "passages", "queries")
     wanted = {one for found in run.values() for one in found}
     by_id = {
         passage.passage_id: passage
@@ -226,7 +226,7 @@ def join_run(
             needed["passages"],
         )
     missing = set(run)
-    for question in questions.read_questions(needed["questions"]):
+    for question in questions.read_questions(needed["queries"]):
         found = run.get(question.question_id)
         if found is None:
             continue
@@ -238,7 +238,7 @@ def join_run(
         raise DataError(
             f"{len(missing)} questions of the run are not there, such as "
             f"{min(missing)!r}.",
-            needed["questions"],
+            needed["queries"],
         )
 
 
@@ -363,7 +363,7 @@ FORMATS: Mapping[str, Format] = {
         keep=_keep_kilt_question,
     ),
     **{
-        name: Format(Question, f"{owner}'s own file", _alone(read))
+        name: Format(Question, f"{owner} as published", _alone(read))
         for name, owner, read in (
             ("triviaqa", "TriviaQA", benchmark_files.read_triviaqa),
             ("webquestions", "WebQuestions", benchmark_files.read_webquestions),

@@ -104,7 +104,7 @@ def test_a_run_goes_to_results_and_back(art_jax, tmp_path):
     )
     run = tmp_path / "bm25.trec"
     run.write_text("q Q0 2 1 1.5 bm25\nq Q0 1 2 0.25 bm25\n")
-    beside = ("--passages", tmp_path / "c.jsonl", "--questions", tmp_path / "q.jsonl")
+    beside = ("--passages", tmp_path / "c.jsonl", "--queries", tmp_path / "q.jsonl")
     results = tmp_path / "bm25.json"
     code, _, err = art_jax(
         "data", "convert", "--to", "dpr-results", run, results, *beside
@@ -158,3 +158,10 @@ def test_patterns_become_sets_of_answers(art_jax, tmp_path):
     record = json.loads(target.read_text())
     assert record["answer_groups"] == [["bob"], ["ann"]]
     assert art_jax(*arguments).code == 2
+
+
+def test_formats_and_tasks_are_listed(art_jax):
+    code, out, _ = art_jax("data", "formats")
+    assert (code, "`trec-run`" in out) == (0, True)
+    code, out, _ = art_jax("data", "tasks")
+    assert (code, "`biencoder_nq`" in out) == (0, True)

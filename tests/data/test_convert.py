@@ -204,7 +204,7 @@ def test_a_run_is_joined_with_its_files(tmp_path):
         list(convert.join_run({"a": {"9": 1.0}}, beside))
     with pytest.raises(DataError, match="q.jsonl: 1 questions of the run .* 'z'"):
         list(convert.join_run({"z": {"1": 1.0}}, beside))
-    with pytest.raises(ConfigError, match="give --passages and --questions"):
+    with pytest.raises(ConfigError, match="give --passages and --queries"):
         list(convert.join_run(run, Beside()))
 
 
