@@ -41,7 +41,7 @@ from art_jax.data.text_files import LineRange
 from art_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from art_jax.errors import ConfigError, DataError
 
-PART_BYTES = 1 << 25
+PART_BYTES = 1 << 24
 _BYTES_PER_BUCKET = 1 << 30
 _HASHES, _LINES = "id_hashes.u64", "lines.utf8"
 _STORE = "store"
