@@ -210,6 +210,7 @@ def test_the_core_imports_without_tensorflow_seqio_and_gin():
     names = [name for name in MODULES if room(name) in rooms]
     names += ["art_jax", "art_jax.partitioning"]
     names += ["art_jax.methods.art", "art_jax.methods.ict", "art_jax.data.evidence"]
+    names += ["art_jax.methods.dpr", "art_jax.data.example_table"]
     script = (
         "import sys, importlib\n"
         "for name in ('tensorflow', 'seqio', 'gin', 'tensorflow_text', 'torch',"
@@ -230,7 +231,13 @@ def test_a_step_needs_jax_flax_optax_and_numpy_alone():
     # A bare accelerator machine has what Flax brings: Orbax, tensorstore, ml_dtypes.
     absent = ("regex", "Stemmer", "tokenizers", "sentencepiece", "safetensors")
     absent += ("bm25s", "ir_measures", "tqdm", "tensorboardX", "tensorflow", "gin")
-    names = ("methods.art", "training.stage", "teacher.t5_scoring", "index.refresh")
+    names = (
+        "methods.art",
+        "methods.dpr",
+        "training.stage",
+        "teacher.t5_scoring",
+        "index.refresh",
+    )
     script = (
         "import sys, importlib\n"
         f"sys.modules.update(dict.fromkeys({absent!r}))\n"

@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_embed(verbs)
     _add_search(verbs)
     _add_rerank(verbs)
+    _add_mine(verbs)
     _add_ann(verbs)
     _add_import(verbs)
     _add_export(verbs)
@@ -439,6 +440,46 @@ def _add_rerank(verbs) -> None:
         "--cache_dir",
         help="keeps scores, so that the same command goes on after a kill",
     )
+
+
+def _add_mine(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "mine",
+        "make training examples of DPR from what a retriever or BM25 finds",
+        "art-jax mine runs/dpr_nq --examples train.json --output second_round.json",
+    )
+    verb.add_argument(
+        "run", metavar="RUN", help="a run's MODEL_DIR; with --bm25, evidence will do"
+    )
+    source = verb.add_mutually_exclusive_group(required=True)
+    source.add_argument("--queries", help="questions with answers or relevant_ids")
+    source.add_argument("--examples", help="questions with right passages, which stay")
+    verb.add_argument("--format", default="dpr", help="of --examples (dpr)")
+    verb.add_argument("--output", required=True, help="DPR's JSON to write; .gz zips")
+    verb.add_argument("--bm25", action="store_true", help="search by BM25 instead")
+    verb.add_argument("-k", type=int, default=100, help="passages searched for (100)")
+    verb.add_argument(
+        "--hard_negatives", type=int, default=30, help="best wrong ones kept (30)"
+    )
+    verb.add_argument(
+        "--random_negatives", type=int, default=0, help="others drawn uniformly (0)"
+    )
+    verb.add_argument(
+        "--positives", type=int, default=1, help="kept where none are given (1)"
+    )
+    verb.add_argument(
+        "--margin",
+        type=float,
+        help="by which a wrong one scores less than the best right one (default: any)",
+    )
+    verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
+    verb.add_argument(
+        "--keep_given",
+        action="store_true",
+        help="wrong passages of --examples stay, behind those found",
+    )
+    verb.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
 
 
 def _add_ann(verbs) -> None:
