@@ -94,13 +94,14 @@ def check_file(path: Path, file_format: str | None = None) -> FileReport:
             could be passages or questions, by its name.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: there is no such format, or the file's name says another.
         DataError: the file cannot be opened, or its format cannot be told.
     """
     name = file_format or guess_format(path)
     if name not in convert.FORMATS or name == "beir":
         known = ", ".join(one for one in convert.FORMATS if one != "beir")
         raise ConfigError(f"there is no format {name!r} of files: choose of {known}.")
+    convert.check_source(path, convert.FORMATS[name])
     kind = convert.FORMATS[name].kind
     faults, tally = _Faults(os.fspath(path)), _TALLIES[kind]()
     samples = []

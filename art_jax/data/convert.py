@@ -24,6 +24,7 @@ from art_jax.data import (
     passages,
     question_files,
     questions,
+    text_files,
 )
 from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
 from art_jax.data.judgments import Judgment
@@ -86,6 +87,8 @@ class Format:
     keep: from a row, and its place from 1, to what the format holds of it; what is
         written reads back equal to that. None: all of it.
     needs_positive: whether examples without a positive passage cannot be written.
+    siblings: suffixes of the formats that one reader tells apart by a file's name; ()
+        where the reader knows this format alone.
     """
 
     kind: type
@@ -95,6 +98,7 @@ class Format:
     suffixes: tuple[str, ...] = (".jsonl",)
     keep: Callable[[Any, int], Any] | None = None
     needs_positive: bool = False
+    siblings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +132,13 @@ def convert(
         beside: what either needs beside its file.
 
     Raises:
-        ConfigError: the target's name does not end as its format's do, or something
-            beside it is missing.
+        ConfigError: a name does not end as its format's do, or something beside it is
+            missing.
         DataError: the source breaks its format, or the target's cannot hold it.
     """
     beside = beside or Beside()
-    _check_name(target, write_as)
+    check_source(source, read_as)
+    _check_target(target, write_as)
     lost, num_left_out = collections.Counter(), 0
 
     def kept_rows() -> Iterator:
@@ -184,7 +189,24 @@ def differences(row: Any, kept: Any, name: str = "") -> set[str]:
     return {_PARTS.get(name, name.replace("_", " "))}
 
 
-def _check_name(target: Path, write_as: Format) -> None:
+def check_source(path: Path, read_as: Format) -> None:
+    """Raises where a file's name makes its reader take it for another format.
+
+    Raises:
+        ConfigError: it does.
+        DataError: neither the name nor the first line says anything.
+    """
+    if not read_as.siblings:
+        return
+    taken_for = text_files.file_format(path, read_as.siblings)
+    if taken_for not in read_as.suffixes:
+        raise ConfigError(
+            f"{path} would be read as {taken_for}, by its name: rename it to end in "
+            f"{' or '.join(read_as.suffixes)} to have it read as {read_as.summary}."
+        )
+
+
+def _check_target(target: Path, write_as: Format) -> None:
     suffix = suffix_of(target)
     if write_as.suffixes and suffix not in write_as.suffixes:
         raise ConfigError(
@@ -308,9 +330,14 @@ FORMATS: Mapping[str, Format] = {
         _write_passages,
         (".tsv",),
         passage_files.keep_dpr_passage,
+        siblings=passages.FORMATS,
     ),
     "beir-corpus": Format(
-        Passage, "BEIR's corpus.jsonl", _read_passages, _write_passages
+        Passage,
+        "BEIR's corpus.jsonl",
+        _read_passages,
+        _write_passages,
+        siblings=passages.FORMATS,
     ),
     "tevatron-corpus": Format(
         Passage,
@@ -325,6 +352,7 @@ FORMATS: Mapping[str, Format] = {
         _write_passages,
         (".txt",),
         passage_files.keep_text_passage,
+        siblings=passages.FORMATS,
     ),
     "dpr-questions": Format(
         Question,
@@ -333,12 +361,14 @@ FORMATS: Mapping[str, Format] = {
         _alone(question_files.write_dpr_questions),
         (".csv", ".tsv"),
         question_files.keep_dpr_question,
+        siblings=questions.FORMATS,
     ),
     "beir-queries": Format(
         Question,
         "BEIR's queries.jsonl, and all else known of a question",
         _read_questions,
         _alone(questions.write_questions),
+        siblings=questions.FORMATS,
     ),
     "nq-open": Format(
         Question,
@@ -346,6 +376,7 @@ FORMATS: Mapping[str, Format] = {
         _read_questions,
         _alone(question_files.write_nq_open),
         keep=question_files.keep_nq_open,
+        siblings=questions.FORMATS,
     ),
     "text-questions": Format(
         Question,
@@ -354,6 +385,7 @@ FORMATS: Mapping[str, Format] = {
         _alone(question_files.write_text_questions),
         (".txt",),
         question_files.keep_text_question,
+        siblings=questions.FORMATS,
     ),
     "kilt": Format(
         Question,

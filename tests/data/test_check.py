@@ -131,6 +131,12 @@ def test_the_format_can_be_given(tmp_path):
             check_file(path, name)
 
 
+def test_a_name_that_says_another_format_is_an_error(tmp_path):
+    path = put(tmp_path / "passages.txt", "id\ttext\n1\tx\n")
+    with pytest.raises(ConfigError, match="read as .txt, by its name: rename it"):
+        check_file(path)
+
+
 def test_judgments(tmp_path):
     text = "q1 0 a 2\nq1 0 b 0\nq2 0 a 0\nq1 0 a 1\nq2 0 c x\nq2 0\n"
     report = check_file(put(tmp_path / "qrels", text))

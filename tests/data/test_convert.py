@@ -229,6 +229,18 @@ def test_a_file_is_called_as_its_format(tmp_path):
         convert.convert(tmp_path / "c.jsonl", tmp_path / "a.txt", *formats)
 
 
+def test_a_name_that_says_another_format_is_an_error(tmp_path):
+    source = tmp_path / "passages.txt"
+    source.write_text("1\tone\tT\n")
+    formats = convert.formats_of("dpr-passages", "beir-corpus")
+    with pytest.raises(ConfigError, match="read as .txt, by its name: rename .* .tsv"):
+        convert.convert(source, tmp_path / "c.jsonl", *formats)
+    # A name that says nothing is no hindrance.
+    source = source.rename(tmp_path / "passages")
+    convert.convert(source, tmp_path / "c.jsonl", *formats)
+    assert "one" in (tmp_path / "c.jsonl").read_text()
+
+
 def test_a_broken_source_leaves_nothing(tmp_path):
     source = tmp_path / "corpus.jsonl"
     source.write_text('{"_id": "1", "text": "x"}\n{"_id": "1", "text": "y"}\n')
