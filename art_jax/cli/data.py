@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from art_jax.data import answer_sets, check, convert, describe, format_guesses
 from art_jax.data.convert import Beside, Conversion, Format
 from art_jax.data.examples import Candidate, RankedQuestion
-from art_jax.data.passages import read_passages
-from art_jax.data.questions import read_questions, write_questions
+from art_jax.data.passages import Passage, read_passages
+from art_jax.data.questions import Question, read_questions, write_questions
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import answers, runs
 
@@ -30,7 +30,8 @@ def _check(options) -> None:
     if os.path.isdir(options.file):
         reports = check.check_folder(options.file)
     else:
-        reports = (check.check_file(options.file, options.format),)
+        formats = {**FORMATS, "trec-run": _BARE_RUN}
+        reports = (check.check_file(options.file, options.format, formats),)
     for report in reports:
         print(check.format_report(report))
     total = sum(sum(report.num_problems.values()) for report in reports)
@@ -110,6 +111,19 @@ def _read_run(path: str, beside: Beside) -> Iterator[RankedQuestion]:
     return convert.join_run(by_question, beside)
 
 
+def _read_bare_run(path: str, beside: Beside) -> Iterator[RankedQuestion]:
+    """The questions of a run, of which nothing but ids is known."""
+    del beside
+    for question_id, ranking in runs.read_run(path).items():
+        yield RankedQuestion(
+            Question(question_id, ""),
+            tuple(
+                Candidate(Passage(one, ""), score)
+                for one, score in zip(ranking.passage_ids, ranking.scores, strict=True)
+            ),
+        )
+
+
 def _write_run(path: str, rows: Iterable[RankedQuestion], beside: Beside) -> int:
     del beside
     count = 0
@@ -149,3 +163,4 @@ FORMATS = {
         _keep_run,
     ),
 }
+_BARE_RUN = Format(RankedQuestion, "TREC's run", _read_bare_run)

@@ -25,7 +25,7 @@ from art_jax.data import (
     questions,
     text_files,
 )
-from art_jax.data.convert import KINDS, Beside
+from art_jax.data.convert import KINDS, Beside, Format
 from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
 from art_jax.data.judgments import Judgment
 from art_jax.data.passages import Passage, SeenIds
@@ -85,27 +85,32 @@ class FileReport:
         return not self.num_problems
 
 
-def check_file(path: Path, file_format: str | None = None) -> FileReport:
+def check_file(
+    path: Path,
+    file_format: str | None = None,
+    formats: Mapping[str, Format] = convert.FORMATS,
+) -> FileReport:
     """Reads a whole file and reports what is in it.
 
     Args:
-        path: of any format of `convert.FORMATS` but a folder.
+        path: of any of the formats but a folder.
         file_format: its name; None tells by what stands in the file and, where that
             could be passages or questions, by its name.
+        formats: by name.
 
     Raises:
         ConfigError: there is no such format, or the file's name says another.
         DataError: the file cannot be opened, or its format cannot be told.
     """
     name = file_format or guess_format(path)
-    if name not in convert.FORMATS or name == "beir":
-        known = ", ".join(one for one in convert.FORMATS if one != "beir")
+    if name not in formats or name == "beir":
+        known = ", ".join(one for one in formats if one != "beir")
         raise ConfigError(f"there is no format {name!r} of files: choose of {known}.")
-    convert.check_source(path, convert.FORMATS[name])
-    kind = convert.FORMATS[name].kind
+    convert.check_source(path, formats[name])
+    kind = formats[name].kind
     faults, tally = _Faults(os.fspath(path)), _TALLIES[kind]()
     samples = []
-    for number, row in _rows(path, name, faults):
+    for number, row in _rows(path, name, faults, formats):
         tally.add(row, number, faults)
         if len(samples) < NUM_SAMPLES:
             samples.append(row)
@@ -447,20 +452,26 @@ def _check_row(check: Callable, row: Row, number: int, faults: _Faults) -> None:
         faults.add("empty", error)
 
 
-def _rows(path: Path, name: str, faults: _Faults) -> Iterator[tuple[int, Row]]:
+def _rows(
+    path: Path,
+    name: str,
+    faults: _Faults,
+    formats: Mapping[str, Format] = convert.FORMATS,
+) -> Iterator[tuple[int, Row]]:
     """Yields the rows that can be parsed; the others go to `faults`."""
-    parse = _line_parser(path, name)
+    parse = _line_parser(path, name, formats[name].kind)
     if parse is not None:
         yield from _parsed_lines(path, parse, faults)
     elif name in example_files.FORMATS:
         yield from _parsed_examples(path, name, faults)
     else:
-        yield from _read_rows(path, name, faults)
+        yield from _read_rows(path, formats[name], faults)
 
 
-def _line_parser(path: Path, name: str) -> Callable[[str, int], Row | None] | None:
+def _line_parser(
+    path: Path, name: str, kind: type
+) -> Callable[[str, int], Row | None] | None:
     """What parses a line of a format that is read line by line."""
-    kind = convert.FORMATS[name].kind
     if kind is Judgment:
         return lambda text, number: judgments.parse_judgment(text, path, number)
     if name not in _LINE_FORMATS.get(kind, ()):
@@ -517,10 +528,12 @@ def _parsed_examples(
         faults.add("malformed", error)
 
 
-def _read_rows(path: Path, name: str, faults: _Faults) -> Iterator[tuple[int, Row]]:
+def _read_rows(
+    path: Path, read_as: Format, faults: _Faults
+) -> Iterator[tuple[int, Row]]:
     """Yields the rows that a format's own reader gives, up to the first fault."""
     try:
-        yield from enumerate(convert.FORMATS[name].read(path, Beside()), 1)
+        yield from enumerate(read_as.read(path, Beside()), 1)
     except DataError as error:
         faults.add("malformed", error)
 

@@ -45,6 +45,19 @@ def test_the_format_of_a_file_can_be_given(art_jax, tmp_path):
     assert "1 questions (text-questions)" in out
 
 
+def test_a_run_is_checked_up_to_its_first_fault(art_jax, tmp_path):
+    path = tmp_path / "bm25.run"
+    path.write_text("q Q0 a 1 2 t\nq Q0 b 2 1 t\nr Q0 a 1 2 t\n")
+    code, out, _ = art_jax("data", "check", path)
+    assert code == 0
+    assert "2 ranked passages (trec-run)" in out
+    assert "candidates: least 1, 10 % 1, median 1, 90 % 2" in out
+    path.write_text("q Q0 a 1 2 t\nq Q0 b 1 1 t\n")
+    code, out, _ = art_jax("data", "check", path)
+    assert code == 3
+    assert "line 2: rank '1' where 2 is due" in out
+
+
 def test_formats_are_guessed_and_said(art_jax, tmp_path):
     (tmp_path / "c.jsonl").write_text(CORPUS)
     target = tmp_path / "p.tsv"
