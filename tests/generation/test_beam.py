@@ -200,8 +200,9 @@ def nothing(tokens, num_tokens):
     return jnp.zeros((1, 4), bool)
 
 
-@pytest.mark.parametrize("keep_cut", [False, True])
-@pytest.mark.parametrize("stop", ["proven", "likely", "full"])
+@pytest.mark.parametrize(
+    ("stop", "keep_cut"), [("proven", False), ("likely", True), ("full", False)]
+)
 def test_sequences_that_do_not_exist_have_no_score(stop, keep_cut):
     rules = BeamRules(3, stop=stop, keep_cut=keep_cut)
     tables = np.random.default_rng(5).normal(size=(2, STATES, 4)).astype(np.float32)

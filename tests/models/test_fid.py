@@ -19,6 +19,15 @@ LENGTHS = np.array([[4, 6, 2, 5, 0], [3, 0, 6, 1, 0]])
 INPUTS = np.array([[0, 7, 9], [0, 8, 5]], np.int32)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Programs here run a few times each: optimising them takes longer than that."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @functools.cache
 def load():
     folder = GOLDEN / "t5x" / "v1_1_f32" / "checkpoint_1234"
@@ -73,16 +82,17 @@ def test_passages_are_read_apart_and_decoded_together():
     where = tokens.reshape(2, 30) > 0
     np.testing.assert_array_equal(mask, where)
     np.testing.assert_allclose(encoded[where], want_encoded[where], atol=ATOL)
-    # Only tokens count: of a question alone, without slots and without padding.
+    # Only tokens count: of each question alone, without slots between them.
+    together, length = np.zeros((2, 17, 16), np.float32), where.sum(axis=1)
     for place in range(2):
-        kept = want_encoded[place][where[place]][None]
-        want = t5.decode(
-            params, config, kept, np.ones(kept.shape[:2], np.int32), INPUTS[[place]]
-        )
-        np.testing.assert_allclose(logits[place], want[0], atol=ATOL)
+        together[place, : length[place]] = want_encoded[place][where[place]]
+    is_token = (np.arange(17) < length[:, None]).astype(np.int32)
+    decode = jax.jit(t5.decode, static_argnums=1)
+    want = decode(params, config, together, is_token, INPUTS)
+    np.testing.assert_allclose(logits, want, atol=ATOL)
 
 
-@pytest.mark.parametrize("passages_at_once", [1, 2, 5, 9])
+@pytest.mark.parametrize("passages_at_once", [2, 9])
 def test_chunks_change_nothing(passages_at_once):
     config, params = load()
     want = run(config, params, passages(), INPUTS)
@@ -111,27 +121,28 @@ def loss(params, config, tokens, passages_at_once=None):
 grad = jax.jit(jax.grad(loss), static_argnums=(1, 3))
 
 
-def test_gradients_are_the_same_in_chunks_and_without_them():
+def test_chunks_take_less_memory_and_have_the_same_gradients():
     config, params = load_one_layer()
-    tokens = passages()
+    tokens = np.random.default_rng(0).integers(3, 200, (2, 16, 12)).astype(np.int32)
+    tokens[0, 3:5] = 0
     tokens[1] = 0  # A question without any passage: finite all the same.
-    want = grad(params, config, tokens, None)
-    got = grad(params, config, tokens, 2)
-    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    whole, chunked = (
+        grad.lower(params, config, tokens, passages_at_once).compile()
+        for passages_at_once in (None, 3)
+    )
+    for left, right in zip(
+        jax.tree.leaves(chunked(params, tokens)),
+        jax.tree.leaves(whole(params, tokens)),
+        strict=True,
+    ):
         assert np.isfinite(left).all()
         np.testing.assert_allclose(left, right, atol=1e-6)
-    assert np.abs(got["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]).max() > 1e-4
-
-
-def test_activations_of_a_chunk_alone_are_held():
-    config, params = load_one_layer()
-    tokens = np.ones((2, 32, 24), np.int32)
-
-    def temporary_bytes(passages_at_once):
-        compiled = grad.lower(params, config, tokens, passages_at_once).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporary_bytes(2) < 0.4 * temporary_bytes(None)
+    kernel = whole(params, tokens)["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]
+    assert np.abs(kernel).max() > 1e-4
+    bytes_held = [
+        compiled.memory_analysis().temp_size_in_bytes for compiled in (chunked, whole)
+    ]
+    assert bytes_held[0] < 0.5 * bytes_held[1]
 
 
 def test_dropout_is_a_function_of_its_key_and_differs_between_chunks():
@@ -165,7 +176,9 @@ def test_what_is_generated_is_what_decoding_at_once_prefers():
     np.testing.assert_array_equal(found.tokens, np.argmax(logits, axis=-1))
 
 
-def test_any_number_of_devices_gives_the_same_logits(mesh):
+@pytest.mark.parametrize("devices", [2, 8])
+def test_any_number_of_devices_gives_the_same_logits(devices):
+    mesh = partitioning.make_mesh(devices)
     config, params = load_one_layer()
     tokens, inputs = np.tile(passages(), (4, 1, 1)), np.tile(INPUTS, (4, 1))
     tokens[4:, 0] = 0
