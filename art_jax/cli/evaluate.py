@@ -12,18 +12,24 @@ import json
 import os
 import pathlib
 import pkgutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from art_jax import atomic
 from art_jax.cli import evaluation_corpus
+from art_jax.cli.evaluation_record import (
+    Measured,
+    describe_baseline,
+    describe_metric,
+    find_curves,
+    make_record,
+    table_rows,
+    write_files,
+    write_record,
+)
 from art_jax.data import (
     beir_folders,
     benchmark_files,
-    example_files,
-    kilt_files,
     vocabularies,
 )
 from art_jax.data.evidence import EvidenceStore, load_evidence
@@ -34,16 +40,13 @@ from art_jax.evaluation import (
     candidates,
     evaluator,
     kilt,
-    rankings,
     report,
-    runs,
-    significance,
     systems,
 )
 from art_jax.evaluation.evaluator import TaskResult
 from art_jax.evaluation.report import format_table as format_table
 from art_jax.evaluation.systems import System
-from art_jax.index import ann, bm25
+from art_jax.index import bm25
 from art_jax.index.retriever import Retriever
 from art_jax.types import SearchResults
 
@@ -71,43 +74,22 @@ class Assignment:
     is_beir: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """What one system was found to do on one task.
-
-    metrics: means.
-    values: of each measure [n] float64, NaN for questions that do not count.
-    result: with the questions and what was found.
-    match: how answers are compared where accuracy at every k is drawn.
-    """
-
-    metrics: dict[str, float]
-    values: dict[str, np.ndarray]
-    result: TaskResult
-    match: str = "string"
-
-    @property
-    def has_found(self) -> bool:
-        """Whether passages were looked for."""
-        return self.result.found is not None
-
-
 def run(options) -> None:
     """Runs the verb `evaluate`."""
     _check_options(options)
     output_dir = pathlib.Path(options.output_dir or f"{options.run}/evaluation")
     assignments = find_assignments(options)
+    places = Places(options, output_dir)
     measured: dict[str, Measured] = {}
     baselines: dict[str, Measured] = {}
     for one in assignments:
-        places = Places(options, one, output_dir)
-        system = places.system()
+        system = places.system(one)
         log_dir = output_dir if system.name == "retriever" else output_dir / system.name
         measured[one.label] = measure(one, system, log_dir=log_dir)
         if options.baseline:
-            other = places.baseline()
+            other = places.baseline(one)
             baselines[one.label] = measure(one, other)
-    record = make_record(options, assignments, system, measured)
+    record = make_record(system, assignments[0].split, measured, k=options.k)
     if options.baseline:
         record["baseline"] = describe_baseline(other, measured, baselines)
     write_record(output_dir, system.name, record)
@@ -121,8 +103,9 @@ def run(options) -> None:
     print(format_table(table_rows(system.name, record)))
     if curves:
         print(f"\n{report.format_curves(curves)}")
-    if system.name == "ann":
-        print(f"{ann.in_words(places.retriever(options.run).table)}.")
+    if system.words:
+        print(f"{system.words}.")
+    print(f"all measures and choices: {output_dir / system.name}.json")
 
 
 def find_assignments(options) -> list[Assignment]:
@@ -135,15 +118,17 @@ def find_assignments(options) -> list[Assignment]:
     passages = None if options.passages is None else pathlib.Path(options.passages)
     split = options.split
     if options.beir:
+        names = [pathlib.Path(folder).name for folder in options.beir]
+        is_unique = len(set(names)) == len(names)
         return [
             Assignment(
                 beir_task(folder, split, is_whole=options.keep_identical_ids),
                 split,
-                pathlib.Path(folder).name,
+                name if is_unique else folder,
                 passages or beir_folders.beir_file(folder, "corpus.jsonl"),
                 passages is None,
             )
-            for folder in options.beir
+            for folder, name in zip(options.beir, names, strict=True)
         ]
     if options.queries:
         local = importlib.import_module("art_jax.tasks.local")
@@ -210,17 +195,17 @@ def beir_task(folder: str, split: str, *, is_whole: bool = False) -> str:
 
 
 class Places:
-    """Where passages and retrievers for one task lie; each is opened once."""
+    """Where passages and retrievers lie; those of the last tasks are kept open."""
 
-    def __init__(self, options, assignment: Assignment, output_dir: pathlib.Path):
+    def __init__(self, options, output_dir: pathlib.Path):
         self.options = options
-        self.assignment = assignment
         self.output_dir = output_dir
-        self.retriever = functools.cache(self._load_retriever)
-        self.evidence = functools.cache(self._open_evidence)
+        # The measured and the baseline: tables of more runs may not fit the devices.
+        self._load_retriever = functools.lru_cache(maxsize=2)(self._load_retriever)
+        self._open_evidence = functools.lru_cache(maxsize=2)(self._open_evidence)
 
-    def system(self) -> System:
-        """What the options say finds passages.
+    def system(self, assignment: Assignment) -> System:
+        """What the options say finds passages for a task.
 
         Raises:
             ConfigError: there is no run where one is needed.
@@ -229,81 +214,98 @@ class Places:
         """
         options = self.options
         if options.rankings:
-            return self._cut(self._file_system(options.rankings))
-        if options.bm25:
-            return self._cut(self._bm25_system())
-        retriever = self.retriever(options.run)
-        if not options.fusion:
-            return self._cut(systems.dense_system(retriever, self._depth()))
-        return self._cut(
-            systems.fusion_system(
-                retriever,
+            system = self._file_system(options.rankings, assignment)
+        elif options.bm25:
+            system = self._bm25_system(assignment)
+        elif options.fusion:
+            system = systems.fusion_system(
+                self._retriever(options.run, assignment),
                 bm25_settings(options),
-                self._depth(),
+                self._depth(assignment),
                 method=options.fusion,
                 weight=options.fusion_weight,
                 depth=options.fusion_depth,
             )
-        )
+        else:
+            retriever = self._retriever(options.run, assignment, options.ann)
+            system = systems.dense_system(retriever, self._depth(assignment))
+        return self._cut(system, assignment)
 
-    def baseline(self) -> System:
+    def baseline(self, assignment: Assignment) -> System:
         """What `--baseline` names: BM25, another run, or a file of rankings."""
         given = self.options.baseline
         if given == "bm25":
-            return self._cut(self._bm25_system())
-        if pathlib.Path(given).is_dir():
-            return self._cut(systems.dense_system(self.retriever(given), self._depth()))
-        return self._cut(self._file_system(given))
+            system = self._bm25_system(assignment)
+        elif pathlib.Path(given).is_dir():
+            retriever = self._retriever(given, assignment)
+            system = systems.dense_system(retriever, self._depth(assignment))
+        else:
+            system = self._file_system(given, assignment)
+        return self._cut(system, assignment)
 
-    def _bm25_system(self) -> System:
+    def _bm25_system(self, assignment: Assignment) -> System:
+        evidence = self._open_evidence(assignment.passages, assignment.is_beir)
         settings = bm25_settings(self.options)
-        return systems.bm25_system(self.evidence(), settings, self._depth())
+        return systems.bm25_system(evidence, settings, self._depth(assignment))
 
-    def _file_system(self, path: str) -> System:
-        one, read = self.assignment, None
+    def _file_system(self, path: str, assignment: Assignment) -> System:
+        read = None
         # Judgments name passages by id; answers and files of results need texts.
-        if one.passages and (self.options.passages or self.options.dpr_results):
+        if assignment.passages and (self.options.passages or self.options.dpr_results):
             read = functools.partial(
-                evaluation_corpus.read_corpus, one.passages, is_beir=one.is_beir
+                evaluation_corpus.read_corpus,
+                assignment.passages,
+                is_beir=assignment.is_beir,
             )
-        missing = self.options.missing
-        depth = self._depth()
+        missing, depth = self.options.missing, self._depth(assignment)
         return systems.file_system(path, k=depth, read_passages=read, missing=missing)
 
-    def _depth(self) -> int:
-        return self.options.k + ignores_identical_ids(self.assignment)
+    def _depth(self, assignment: Assignment) -> int:
+        return self.options.k + ignores_identical_ids(assignment)
 
-    def _cut(self, system: System) -> System:
-        if not ignores_identical_ids(self.assignment):
+    def _cut(self, system: System, assignment: Assignment) -> System:
+        if not ignores_identical_ids(assignment):
             return system
         return systems.without_identical_ids(system, self.options.k)
 
-    def _load_retriever(self, run: str | None) -> Retriever:
+    def _retriever(
+        self, run: str | None, assignment: Assignment, is_ann: bool = False
+    ) -> Retriever:
         if run is None:
             raise ConfigError(
                 "give a RUN to measure; or --bm25 with --passages or --beir; or "
                 "--rankings FILE."
             )
-        one = self.assignment
-        if one.passages is None:
-            return Retriever.load(run, ann=self.options.ann and run == self.options.run)
+        return self._load_retriever(
+            run, assignment.passages, assignment.is_beir, is_ann
+        )
+
+    def _load_retriever(
+        self, run: str, passages: pathlib.Path | None, is_beir: bool, is_ann: bool
+    ) -> Retriever:
+        if passages is None:
+            return Retriever.load(run, ann=is_ann)
         folder = evaluation_corpus.embed_corpus(
-            pathlib.Path(run), one.passages, self.output_dir, is_beir=one.is_beir
+            pathlib.Path(run), passages, self.output_dir, is_beir=is_beir
         )
         return Retriever.load(folder)
 
-    def _open_evidence(self) -> EvidenceStore:
-        one, run = self.assignment, self.options.run
-        if one.passages is not None:
+    def _open_evidence(
+        self, passages: pathlib.Path | None, is_beir: bool
+    ) -> EvidenceStore:
+        if passages is not None:
             return evaluation_corpus.open_evidence(
-                one.passages, self.output_dir, is_beir=one.is_beir
+                passages, self.output_dir, is_beir=is_beir
             )
-        if run is None:
+        if self.options.run is None:
             raise ConfigError(
                 "BM25 needs passages: give a RUN, whose evidence it searches, or "
                 "--passages FILE."
             )
-        return load_evidence(pathlib.Path(run) / "evidence", verify=True)
+        folder = pathlib.Path(self.options.run) / "evidence"
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is missing: give passages with --passages.")
+        return load_evidence(folder, verify=True)
 
 
 def bm25_settings(options) -> bm25.Bm25Settings:
@@ -347,9 +349,8 @@ def measure(
         answers = kilt_answers(result, system.predict(result.questions))
         values |= answers
         metrics |= {name: float(each.mean()) for name, each in answers.items()}
-    matches = [getattr(one, "match", None) for one in metrics_of(assignment)]
-    match = next(filter(None, matches), "string")
-    return Measured(metrics, values, result, match)
+    measured_by = tuple(map(describe_metric, metrics_of(assignment)))
+    return Measured(metrics, values, result, measured_by)
 
 
 def kilt_answers(result: TaskResult, answers: Sequence[str]) -> dict[str, np.ndarray]:
@@ -374,197 +375,6 @@ def kilt_answers(result: TaskResult, answers: Sequence[str]) -> dict[str, np.nda
     values = kilt.evaluate_questions(golds, guesses, ks=())
     values.pop("r_precision")
     return values
-
-
-def make_record(
-    options,
-    assignments: Sequence[Assignment],
-    system: System,
-    measured: Mapping[str, Measured],
-) -> dict[str, Any]:
-    """What was measured of a system and every choice behind it, as JSON holds it.
-
-    "metrics" are the task's or, of several, their means; then "tasks" has each.
-    """
-    judged = {
-        one.label: [describe_metric(metric) for metric in metrics_of(one)]
-        for one in assignments
-    }
-    matches = {
-        each["match"] for some in judged.values() for each in some if "match" in each
-    }
-    tasks = {
-        label: {
-            "metrics": one.metrics,
-            "intervals": {
-                name: [interval.low, interval.high]
-                for name, interval in significance.bootstrap_intervals(
-                    one.values
-                ).items()
-            },
-            "measured_by": judged[label],
-        }
-        for label, one in measured.items()
-    }
-    record = {
-        "task": ", ".join(one.label for one in assignments),
-        "split": assignments[0].split,
-        "k": min(options.k, max(map(deepest, measured.values()))),
-        "match": ", ".join(sorted(matches)) or None,
-        "search": dict(system.search),
-        "choices": {
-            "ties": "the rank decides; equal scores of a search go to the lower row; "
-            "measures of graded relevance rank by score and, where scores are equal, "
-            "by descending passage id, as trec_eval does",
-            "missing_questions": options.missing if options.rankings else "none can be",
-            "intervals": "bootstrap over questions, 95 %, 1,000 samples, seed 0",
-        },
-    }
-    if len(tasks) == 1:
-        (only,) = tasks.values()
-        return record | only
-    means = report.mean_metrics({label: one.metrics for label, one in measured.items()})
-    return record | {"metrics": means, "tasks": tasks}
-
-
-def deepest(measured: Measured) -> int:
-    """How many passages were found for some question; 0 where none were asked for."""
-    if not measured.has_found:
-        return 0
-    return int((measured.result.found != None).sum(axis=1).max())  # noqa: E711
-
-
-def describe_metric(metric) -> dict[str, Any]:
-    """A metric's name and settings."""
-    settings = ("ks", "measures", "match", "alpha", "ignore_identical_ids")
-    given = {name: getattr(metric, name) for name in settings if hasattr(metric, name)}
-    return {"metric": type(metric).__name__, **given}
-
-
-def compare(ours: Measured, theirs: Measured) -> dict[str, float]:
-    """The p-values of paired tests, of each measure that both systems have."""
-    p_values = {}
-    for name, values in ours.values.items():
-        others = theirs.values.get(name)
-        if others is None:
-            continue
-        counted = ~np.isnan(values) & ~np.isnan(others)
-        if counted.any():
-            p_values[name] = significance.paired_test(values[counted], others[counted])
-    return p_values
-
-
-def describe_baseline(
-    system: System, measured: Mapping[str, Measured], baselines: Mapping[str, Measured]
-) -> dict[str, Any]:
-    """What a baseline does, and whether the difference may be luck."""
-    tasks = {
-        label: {"metrics": one.metrics, "p_values": compare(measured[label], one)}
-        for label, one in baselines.items()
-    }
-    described = {
-        "what": system.name,
-        "search": dict(system.search),
-        "test": "paired randomisation, two-sided, 10,000 samples, seed 0",
-    }
-    if len(tasks) == 1:
-        (only,) = tasks.values()
-        return described | only
-    means = report.mean_metrics(
-        {label: one.metrics for label, one in baselines.items()}
-    )
-    return described | {"metrics": means, "tasks": tasks}
-
-
-def table_rows(name: str, record: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """A record's rows for `format_table`: systems of one task, or tasks and a mean."""
-    baseline = record.get("baseline")
-    if "tasks" not in record:
-        lows = {key: low for key, (low, _) in record["intervals"].items()}
-        highs = {key: high for key, (_, high) in record["intervals"].items()}
-        rows = {name: record["metrics"], "  95 % from": lows, "  to": highs}
-        if baseline:
-            other = baseline["what"]
-            rows[other if other != name else f"{other} (baseline)"] = baseline[
-                "metrics"
-            ]
-            rows["  p-value"] = baseline["p_values"]
-        return rows
-    rows = {}
-    for label, task in record["tasks"].items():
-        rows[label] = task["metrics"]
-        if baseline:
-            rows[f"  {baseline['what']}"[:3] + f"{baseline['what']} of {label}"] = (
-                baseline["tasks"][label]["metrics"]
-            )
-    rows["mean"] = record["metrics"]
-    if baseline:
-        rows[f"{baseline['what']}, mean"] = baseline["metrics"]
-    return rows
-
-
-def find_curves(measured: Mapping[str, Measured]) -> dict[str, np.ndarray]:
-    """Top-k accuracy at every k of each task that has questions and answers for it.
-
-    Raises:
-        DataError: nothing says which passages are right.
-    """
-    curves = {}
-    for label, one in measured.items():
-        if one.has_found:
-            questions = one.result.questions.questions
-            hits = evaluator.candidate_hits(questions, one.result.found, one.match)
-            curves[label] = report.accuracy_curve(hits)
-    return curves
-
-
-def write_files(options, name: str, measured: Mapping[str, Measured]) -> None:
-    """Writes rankings in the formats that were asked for, a file for each task."""
-    for label, one in measured.items():
-
-        def path(given: str, label=label) -> pathlib.Path:
-            return (
-                _path_of_task(given, label)
-                if len(measured) > 1
-                else pathlib.Path(given)
-            )
-
-        questions, found = one.result.questions, one.result.found
-        if options.run_file:
-            run_of_ids = candidates.as_run(questions.question_ids, found)
-            runs.write_run(
-                path(options.run_file), run_of_ids.items(), tag=f"art_jax_{name}"
-            )
-        if options.dpr_results:
-            # Whether a passage has an answer, where there are any, as DPR says it.
-            judged = [
-                dataclasses.replace(question, relevant_ids=(), grades=())
-                if question.answers
-                else question
-                for question in questions.questions
-            ]
-            hits = evaluator.candidate_hits(judged, found, one.match)
-            ranked = rankings.ranked_questions(questions.questions, found, hits)
-            example_files.write_examples(
-                path(options.dpr_results), ranked, "dpr-results"
-            )
-        if options.kilt_predictions:
-            items = rankings.kilt_predictions(questions.questions, found)
-            kilt_files.write_kilt(path(options.kilt_predictions), items)
-
-
-def write_record(output_dir: pathlib.Path, name: str, record: Mapping) -> None:
-    """Writes what was measured where `art-jax export` looks for it.
-
-    Args:
-        output_dir: a run's folder `evaluation`.
-        name: of what was measured: "retriever", "ann" (the same, searched
-            approximately), "bm25", "fusion", "rankings" or "predictions".
-        record: task, split, metrics and the rest: JSON values.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"what": name, **record}, indent=1)
-    atomic.write_text(output_dir / f"{name}.json", text)
 
 
 def evaluate(
@@ -606,18 +416,11 @@ def _check_options(options) -> None:
             "--ann searches the index that `art-jax ann RUN` built of the RUN's own "
             "passages: it goes with neither --passages nor --beir."
         )
+    bm25_settings(options)
     if options.plot:
         report.check_plot(options.plot)
     if options.run is None and options.output_dir is None:
         raise ConfigError("without a RUN, say where to write with --output_dir.")
-
-
-def _path_of_task(given: str, label: str) -> pathlib.Path:
-    """The file of one task of several: "out.trec" becomes "out.nq_open.trec"."""
-    path = pathlib.Path(given)
-    stem, dot, suffixes = path.name.partition(".")
-    safe = label.replace("/", "_")
-    return path.with_name(f"{stem}.{safe}{dot}{suffixes}")
 
 
 def _is_registered(name: str) -> bool:

@@ -31,6 +31,7 @@ class System:
     predict: from n questions to n texts, where it generates any.
     tokenizer: that reads the questions; None where their texts are read as they are.
     max_query_tokens: to which questions are cut.
+    words: how it looks for passages where that is approximate, as a sentence.
     """
 
     name: str
@@ -39,6 +40,7 @@ class System:
     predict: Callable[[QuestionTable], list[str]] | None = None
     tokenizer: WordPieceTokenizer | None = None
     max_query_tokens: int = 64
+    words: str = ""
 
 
 def dense_system(retriever: Retriever, k: int) -> System:
@@ -51,10 +53,12 @@ def dense_system(retriever: Retriever, k: int) -> System:
         return candidates.of_search(found, retriever.evidence.passage, k)
 
     if isinstance(retriever.table, AnnIndex):
-        name, search = "ann", ann.describe(retriever.table)
+        table = retriever.table
+        name, search, words = "ann", ann.describe(table), ann.in_words(table)
     else:
-        name, search = "retriever", {"method": "dot_product", "exact": True}
-    return System(name, retrieve, search, **_reader(retriever))
+        search = {"method": "dot_product", "exact": True}
+        name, words = "retriever", ""
+    return System(name, retrieve, search, **_reader(retriever), words=words)
 
 
 def bm25_system(evidence: EvidenceStore, settings: bm25.Bm25Settings, k: int) -> System:

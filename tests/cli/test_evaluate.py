@@ -291,11 +291,12 @@ def test_several_tasks_have_a_mean(art_jax, corpus, tmp_path, monkeypatch):
     assert record["task"] == "art_quickstart, local_questions"
     assert record["metrics"]["top_1_accuracy"] == (1.0 + 0.0) / 2
     assert record["tasks"]["art_quickstart"]["metrics"]["num_questions"] == 10
-    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+    assert [line.split()[0] for line in out.splitlines()[1:-1]] == [
         "art_quickstart",
         "local_questions",
         "mean",
     ]
+    assert out.splitlines()[-1].endswith("bm25.json")
     assert len(read_run(tmp_path / "x.art_quickstart.trec")) == 10
     assert len(read_run(tmp_path / "x.local_questions.trec")) == 1
 
