@@ -360,12 +360,12 @@ def _add_rerank(verbs) -> None:
     verb.add_argument("output", metavar="OUT", help="file to write")
     verb.add_argument("--method", default="upr", choices=["upr", "monot5", "mmr"])
     verb.add_argument("-k", type=int, default=1000, help="passages a question (1000)")
-    formats = ["trec", "dpr-results", "fid", "pyserini"]
+    formats = ["trec-run", "dpr-results", "fid", "pyserini"]
     verb.add_argument(
         "--from",
         dest="read_as",
         choices=formats,
-        help="format of RUN_FILE (default: told by its first line)",
+        help="format of RUN_FILE (default: told by its first record)",
     )
     verb.add_argument(
         "--to", dest="write_as", choices=formats, help="of OUT (default: RUN_FILE's)"

@@ -1,12 +1,11 @@
 """Files of rankings, whoever wrote them: TREC runs, or JSON that holds the passages."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
-from art_jax.data import benchmark_files, example_files, text_files
+from art_jax.data import benchmark_files, example_files, format_guesses
 from art_jax.data.evidence import load_evidence
 from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.passages import Passage, read_passages
@@ -14,26 +13,20 @@ from art_jax.data.questions import Question, read_questions
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import runs
 
-TREC = "trec"
+TREC = "trec-run"
 FORMATS = (TREC, "dpr-results", "fid", "pyserini")
 
 
 def find_format(path: str | os.PathLike) -> str:
-    """Returns which of `FORMATS` a file is in, told by its first line.
+    """Returns which of `FORMATS` a file is in, told by its first record.
 
-    An array of objects is taken for DPR's results, which FiD reads too.
+    Raises:
+        ConfigError: it is in none of them, as far as can be seen.
     """
-    _, line = next(text_files.read_raw_lines(path), (0, b""))
-    start = line.lstrip()[:1]
-    if start == b"[":
-        return "dpr-results"
-    if start != b"{":
-        return TREC
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return "pyserini"  # One object over many lines.
-    return "fid" if "ctxs" in record else "pyserini"
+    guessed = tuple(
+        name for name in format_guesses.guess_source(path) if name in FORMATS
+    )
+    return format_guesses.chosen(guessed, path, "--from")
 
 
 def read_rankings(

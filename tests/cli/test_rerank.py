@@ -68,7 +68,7 @@ def test_the_passages_that_make_the_question_come_first(run_file, tmp_path, caps
 
 def test_a_run_may_leave_in_another_format_and_be_shorter(run_file, tmp_path):
     output = tmp_path / "upr.trec"
-    options = ("--to", "trec", "-k", "2", "--aggregate", "mean")
+    options = ("--to", "trec-run", "-k", "2", "--aggregate", "mean")
     assert rerank_file(run_file, output, *options) == 0
     lines = [line.split() for line in output.read_text().splitlines()]
     assert [(line[0], line[2], line[3], line[5]) for line in lines] == [
@@ -81,7 +81,7 @@ def test_a_run_may_leave_in_another_format_and_be_shorter(run_file, tmp_path):
 
 def test_a_trec_run_is_reranked_with_texts_and_judgments(run_file, tmp_path, capsys):
     trec = tmp_path / "r.trec"
-    ranked_files.write_rankings(trec, RANKED, "trec", tag="x")
+    ranked_files.write_rankings(trec, RANKED, "trec-run", tag="x")
     questions = [
         {"_id": one.question.question_id, "text": one.question.text} for one in RANKED
     ]
@@ -121,7 +121,7 @@ def test_scores_are_kept_for_a_run_that_goes_on(run_file, tmp_path):
     [
         (["-k", "0"], "-k is 0"),
         (["--teacher", "nowhere"], "nowhere does not exist"),
-        (["--from", "trec"], "fields where a run has six"),
+        (["--from", "trec-run"], "fields where a run has six"),
     ],
 )
 def test_mistakes_are_told_before_any_work(
