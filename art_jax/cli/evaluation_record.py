@@ -24,8 +24,8 @@ from art_jax.evaluation.systems import System
 
 _TIES = (
     "the rank decides; equal scores of a search go to the lower row; measures of "
-    "graded relevance rank by score and, where scores are equal, by descending "
-    "passage id, as trec_eval does"
+    "graded relevance rank by score and, where scores are equal in float32, by "
+    "descending passage id, as trec_eval does"
 )
 
 

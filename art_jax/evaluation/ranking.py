@@ -1,8 +1,9 @@
 """A run judged by graded relevance: nDCG, MAP, recall, R-precision and their kin.
 
 trec_eval computes them, through ir-measures. As there, passages stand in the order of
-their scores and equal scores in descending order of passage id, whatever rank the run
-gave them; a passage without a judgment is not relevant; gains are linear.
+their scores, compared in float32, and equal scores in descending order of passage id,
+whatever rank the run gave them; a passage without a judgment is not relevant; gains are
+linear.
 """
 
 import re
