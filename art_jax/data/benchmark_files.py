@@ -149,6 +149,19 @@ def read_webqsp(path: Path) -> Iterator[Question]:
             )
 
 
+def read_drqa(path: Path) -> Iterator[Question]:
+    """Questions as DrQA holds them, such as `CuratedTrec-test.txt`: lines of JSON.
+
+    Source: Chen et al., arXiv:1704.00051, and its published files.
+    """
+    for number, record in read_json_records(path):
+        yield Question(
+            str(number),
+            _required(record, "question", path, number),
+            json_strings(record, "answer", path, number),
+        )
+
+
 def read_curatedtrec(path: Path) -> Iterator[Question]:
     """Questions of CuratedTREC, such as `curated-test.tsv`: id, type, question, answer.
 

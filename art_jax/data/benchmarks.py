@@ -161,9 +161,16 @@ OPEN_QA = (
     ),
     QuestionSet(
         name="curatedtrec",
-        files=_tables("curatedtrec", *_ALL),
-        url=f"https://github.com/brmson/dataset-factoid-curated, {_DPR}",
+        files=_with_original(
+            _tables("curatedtrec", *_ALL),
+            train="CuratedTrec-train.txt",
+            test="CuratedTrec-test.txt",
+        ),
+        url="https://github.com/facebookresearch/DrQA (download.sh), of "
+        f"https://github.com/brmson/dataset-factoid-curated, {_DPR}",
         licence="public domain (NIST) with curated patterns",
+        read_own=benchmark_files.read_drqa,
+        own_suffixes=(".txt",),
         match="regex",
     ),
 )

@@ -94,6 +94,14 @@ def test_webqsp(tmp_path):
     ]
 
 
+def test_drqa(tmp_path):
+    text = '{"question": "who?", "answer": ["New\\\\s?York|NYC"]}\n'
+    path = write(tmp_path, text, "CuratedTrec-test.txt")
+    assert list(benchmark_files.read_drqa(path)) == [
+        Question("1", "who?", (r"New\s?York|NYC",))
+    ]
+
+
 def test_curatedtrec(tmp_path):
     lines = "1756\tfactoid\tWhen? \tSept?(ember)?|Feb\n7\tfactoid\tHow\t\\b2,?[45]\\b\n"
     path = write(tmp_path, lines, "curated-test.tsv")

@@ -74,6 +74,11 @@ def test_the_authors_file_and_the_tables_give_questions(data):
     assert read("triviaqa", "test") == [Question("1", "csv?", ("y",))]
 
 
+def test_drqas_lines_are_no_plain_text(data):
+    data("curatedtrec/CuratedTrec-test.txt", '{"question": "q?", "answer": ["a|b"]}')
+    assert read("curatedtrec", "test") == [Question("1", "q?", ("a|b",))]
+
+
 def test_a_relation_of_entity_questions(data):
     record = [{"question": "q?", "answers": ["x"]}]
     data("entity_questions/test/P17.test.json", json.dumps(record))
