@@ -82,7 +82,8 @@ def test_written_folders_have_each_passage_once(tmp_path):
     question = Question("q1", "who?", ("Ann",))
     first = TrainingExample(
         question,
-        (Candidate(A, 2.0, True), Candidate(A)),
+        # Of one id twice in a list the first is meant.
+        (Candidate(A, 2.0, True), Candidate(Passage("a", "other")), Candidate(A)),
         (Candidate(C),),
         (Candidate(A), Candidate(B), Candidate(nameless)),
         "set",

@@ -1,8 +1,16 @@
+import functools
+import json
+
 import numpy as np
 import pytest
 from art_jax.tasks import local
 
-from art_jax.data import question_table, vocabularies
+from art_jax.data import (
+    example_files,
+    example_sources,
+    question_table,
+    vocabularies,
+)
 from art_jax.data.examples import Candidate
 from art_jax.data.passages import Passage
 from art_jax.data.tokenizers import WordPieceTokenizer
@@ -57,6 +65,31 @@ def test_the_same_files_are_one_task_and_others_another(tmp_path, monkeypatch):
 def test_no_files_are_an_error():
     with pytest.raises(ConfigError, match="train, dev or test"):
         local.local_task()
+
+
+@pytest.mark.parametrize(
+    ("file_format", "key"), [("dpr", "positive_ctxs"), ("fid", "ctxs")]
+)
+def test_files_of_questions_with_passages(tmp_path, file_format, key):
+    record = {"question": "who", "answers": ["x"], key: [{"text": "one", "id": "7"}]}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record]))
+    name = local.local_example_task(path, file_format=file_format)
+    assert local.local_example_task(path, file_format=file_format) == name
+    assert local.local_example_task(dev=path, file_format=file_format) != name
+    (task,) = question_table.tasks_with_split(name, "train")
+    kind = example_files.FORMATS[file_format].kind
+    make_row = functools.partial(example_sources.example_of_fields, kind=kind)
+    ((tokens, examples),) = question_table.read_task(task, "train", 4, make_row)
+    assert tokens.tolist() == [[2, 5, 3, 0]]
+    assert examples == list(example_files.read_examples(path, file_format))
+
+
+def test_another_format_of_examples_is_an_error():
+    with pytest.raises(ConfigError, match="no format 'x' of examples: choose of dpr,"):
+        local.local_example_task("a.json", file_format="x")
+    with pytest.raises(ConfigError, match="train, dev or test"):
+        local.local_example_task()
 
 
 def test_local_questions_finds_its_files(tmp_path, monkeypatch):
