@@ -176,14 +176,16 @@ def run_processes(folder: pathlib.Path, plan: Plan, *, num_processes: int = 1) -
     Args:
         folder: of the parts.
         plan: of the build.
-        num_processes: 1: this one, with the threads that tokenisers start.
+        num_processes: at most; 1, or a single part: this one, with the threads that
+            tokenisers start.
     """
     todo = [
         index
         for index in range(len(plan.parts))
         if not _part_folder(folder, index).exists()
     ]
-    if num_processes == 1:
+    num_processes = min(num_processes, len(todo))
+    if num_processes <= 1:
         for index in todo:
             write_part(folder, index)
         for bucket in range(plan.num_buckets):

@@ -57,6 +57,7 @@ def test_a_piece_needs_a_word():
         ['She said "stop!"', '"Why?" (he asked) "now?"'],
         ["It sold for $3.50 in 1990.", "2 were left."],
         ["Founded by Acme Inc.", "It grew."],
+        ["Was it J?", "It was J!", "No."],
         ["É is a letter.", "É too.", "“So it is.”", "‘Is it?’", "(It is.)", "[Yes.]"],
         ["a. b. c"],
         ["Version 2.0 is out. see below"],
