@@ -48,6 +48,8 @@ def test_a_marker_of_several_pieces_is_read_whole():
     np.testing.assert_array_equal(whole, ids)
     # Its last piece would be cut off: half of 14 before it.
     np.testing.assert_array_equal(mention_window(ids, [9, 8, 7], 14, 0.5), ids[3:])
+    # Half of 5 before it would be before the document.
+    np.testing.assert_array_equal(mention_window(ids[9:], [9, 8, 7], 5, 0.5), ids[9:])
 
 
 @pytest.mark.parametrize("marker", [[3], [], [1, 1]])
