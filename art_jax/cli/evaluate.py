@@ -244,19 +244,26 @@ class Places:
         return self._cut(system, assignment)
 
     def _bm25_system(self, assignment: Assignment) -> System:
-        evidence = self._open_evidence(assignment.passages, assignment.is_beir)
-        settings = bm25_settings(self.options)
+        given = self.options
+        if assignment.passages and given.run and not (given.bm25 or given.rankings):
+            # They are embedded, so there is a store of them already.
+            evidence = self._retriever(given.run, assignment).evidence
+        else:
+            evidence = self._open_evidence(assignment.passages, assignment.is_beir)
+        settings = bm25_settings(given)
         return systems.bm25_system(evidence, settings, self._depth(assignment))
 
     def _file_system(self, path: str, assignment: Assignment) -> System:
-        read = None
+        given, read = self.options, None
         # Judgments name passages by id; answers and files of results need texts.
-        if assignment.passages and (self.options.passages or self.options.dpr_results):
+        if assignment.passages and (given.passages or given.dpr_results):
             read = functools.partial(
                 evaluation_corpus.read_corpus,
                 assignment.passages,
                 is_beir=assignment.is_beir,
             )
+        elif given.run and not assignment.passages:
+            read = self._open_evidence(None, False).passages
         missing, depth = self.options.missing, self._depth(assignment)
         return systems.file_system(path, k=depth, read_passages=read, missing=missing)
 

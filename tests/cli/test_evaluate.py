@@ -240,9 +240,10 @@ def test_rankings_of_a_file_are_judged_and_passed_on(
         ("b", run_file, passages),
         ("c", results, ()),
         ("d", results, passages),
+        ("f", run_file, (finished_run,)),  # whose evidence has the texts
     ):
         code, out, err = art_jax(
-            *("evaluate", *queries, "--rankings", rankings, *more, "--json"),
+            *("evaluate", *more, *queries, "--rankings", rankings, "--json"),
             *("--output_dir", tmp_path / name),
         )
         assert code == 0, err
@@ -332,6 +333,34 @@ def test_predictions_have_kilts_scores(art_jax, tmp_path, monkeypatch):
     assert again[0]["output"] == [
         {"provenance": [{"wikipedia_id": "7", "end_paragraph_id": 2}]}
     ]
+
+
+def test_texts_that_were_generated_are_judged(art_jax, tmp_path):
+    registration = importlib.import_module("art_jax.tasks.registration")
+    questions = [Question("a", "claim 1", ("SUPPORTS",)), Question("b", "2", ("NO",))]
+    metrics = [evaluator.TextMeasures(measures=("label_accuracy", "bleu_1"))]
+    registration.add_task("toy_texts", {"test": lambda: questions}, metrics=metrics)
+    path = tmp_path / "guess.jsonl"
+    path.write_text('{"id": "b", "output": [{"answer": "NO"}]}\n')
+    arguments = ("evaluate", "--task", "toy_texts", "--predictions", path)
+    arguments += ("--task_module", "art_jax.tasks.local", "--output_dir", tmp_path)
+    code, _, err = art_jax(*arguments)
+    assert code == 2
+    assert "lacks 1 of 2 questions, the first of them 'a'" in err
+    files = (
+        "--run_file",
+        tmp_path / "no.trec",
+        "--plot",
+    )  # of passages: there are none
+    code, out, err = art_jax(*arguments, "--missing", "zero", *files)
+    seqio.TaskRegistry.remove("toy_texts")
+    assert code == 0, err
+    record = json.loads((tmp_path / "predictions.json").read_text())
+    assert record["metrics"]["label_accuracy"] == 0.5
+    assert record["intervals"].keys() == {"label_accuracy"}
+    assert record["choices"]["missing_questions"] == "zero"
+    assert "bleu_1" in out
+    assert not (tmp_path / "no.trec").exists()
 
 
 def _output(answer, page, paragraph):
