@@ -80,8 +80,8 @@ def find_corpus(
         allow_empty_text: as in `Corpus`; always so for BEIR.
 
     Raises:
-        ConfigError: `format` is another word, or `path` is a folder where the format
-            wants a file, or the other way round.
+        ConfigError: `format` is another word, `path` is a folder where the format
+            wants a file or the other way round, or `max_tokens` is below 1.
         DataError: there is nothing at `path`, or it cannot be read.
     """
     path = pathlib.Path(path)
@@ -89,6 +89,8 @@ def find_corpus(
         raise ConfigError(
             f"the format {format!r} is not known: choose one of {', '.join(FORMATS)}."
         )
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens is {max_tokens}; a passage needs at least 1.")
     if not path.exists():
         raise DataError("there is no such file or folder. Check the path.", path)
     format = format or _tell_format(path)

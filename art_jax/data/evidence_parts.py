@@ -115,8 +115,8 @@ def build(
     """Makes an evidence store or a passage file of a corpus.
 
     `target` appears when it is whole. Needs as much space again beside it, for the
-    parts, and for a gzipped corpus unpacked. Holds in memory one part's token ids of
-    2,048 passages a process, and 16 bytes for each of about two million ids.
+    parts, and for a gzipped corpus unpacked. A process holds 2,048 passages and their
+    ids, or the hashes of one or two million ids.
 
     Args:
         corpus: from `corpora.find_corpus`.
@@ -139,19 +139,12 @@ def build(
     target = pathlib.Path(target)
     kind = _target_kind(target)
     _check_target(corpus, target, kind, tokenizers, overwrite)
-    folder = target.with_name(f".{target.name}.parts")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.locked_directory(folder, making=target):
+    with _parts_folder(target) as folder:
         plan = _make_plan(corpus, kind, tokenizers, folder, part_bytes)
         _open_folder(folder, plan, tokenizers)
-        try:
-            with _watching(folder, plan, progress, progress_seconds):
-                (run or run_processes)(folder, plan)
-            _check_unchanged(corpus, plan.source)
-        except DataError:
-            # Once it is mended it is another corpus, and needs all parts anew.
-            shutil.rmtree(folder)
-            raise
+        with _watching(folder, plan, progress, progress_seconds):
+            (run or run_processes)(folder, plan)
+        _check_unchanged(corpus, plan.source)
         parts = [_part_folder(folder, index) for index in range(len(plan.parts))]
         facts = [manifest.verify_manifest(part)["extra"] for part in parts]
         count = sum(fact["num_passages"] for fact in facts)
@@ -161,7 +154,6 @@ def build(
             digest = _join_store(parts, target, tokenizers, count, plan.source)
         else:
             digest = _join_lines(parts, target)
-        shutil.rmtree(folder)
     skipped = collections.Counter(plan.skipped)
     for fact in facts:
         skipped.update(fact["skipped"])
@@ -234,7 +226,10 @@ def write_part(folder: str | os.PathLike, index: int) -> None:
             count = evidence.write_rows(
                 mine,
                 passages,
-                {name: _load_tokenizer(folder, name) for name in plan.tokenizers},
+                {
+                    name: _load_tokenizer(folder, name, digest)
+                    for name, digest in plan.tokenizers.items()
+                },
                 allow_empty_text=plan.corpus.allow_empty_text,
             )
         else:
@@ -353,6 +348,22 @@ def _check_target(
             f"{target} is no evidence store, so it is not replaced: give another "
             "folder, or delete it."
         )
+
+
+@contextlib.contextmanager
+def _parts_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder of parts beside a target; it stays where a build can go on from it."""
+    folder = target.with_name(f".{target.name}.parts")
+    with atomic.locked_directory(folder, making=target):
+        try:
+            yield folder
+        except BaseException as error:
+            has_parts = any(child.name.isdecimal() for child in folder.iterdir())
+            # A corpus that is mended is another one, and needs all parts anew.
+            if isinstance(error, DataError) or not has_parts:
+                shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
 
 
 def _make_plan(
@@ -520,7 +531,9 @@ def _part_folder(folder: str | os.PathLike, index: int) -> pathlib.Path:
     return pathlib.Path(folder) / f"{index:05d}"
 
 
-def _load_tokenizer(folder: str | os.PathLike, name: str) -> Tokenizer:
+@functools.lru_cache(maxsize=8)
+def _load_tokenizer(folder: str | os.PathLike, name: str, digest: str) -> Tokenizer:
+    """The tokeniser of a table; the next part needs it again, if it is the same."""
     return load_tokenizer(pathlib.Path(folder) / "tokenizers" / name)
 
 

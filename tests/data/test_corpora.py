@@ -176,6 +176,8 @@ def test_what_cannot_be_found_is_named(files, tmp_path):
         find_corpus(tmp_path / "gone")
     with pytest.raises(ConfigError, match="'word' is not known"):
         find_corpus(tmp_path, "word")
+    with pytest.raises(ConfigError, match="max_tokens is 0"):
+        find_corpus(tmp_path, max_tokens=0)
     with pytest.raises(ConfigError, match="'kilt' needs a file"):
         find_corpus(tmp_path, "kilt")
     with pytest.raises(ConfigError, match="'folder' needs a folder"):

@@ -112,6 +112,7 @@ def test_a_gzipped_corpus_is_unpacked_for_the_while(tmp_path, corpus):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"ks\.json\.gz: the gzip stream is damaged"):
         build(packed, tmp_path / "r.tsv")
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_folders_count_what_they_leave_out(tmp_path):
@@ -327,6 +328,15 @@ def test_a_target_is_built_by_one_at_a_time(tmp_path, corpus):
 
     with pytest.raises(ConfigError, match=r"another process is building .*p\.tsv"):
         build(corpus, tmp_path / "p.tsv", run=build_again)
+
+
+def test_a_build_that_ends_before_its_first_part_leaves_nothing(tmp_path, corpus):
+    with pytest.raises(Killed):
+        build(corpus, tmp_path / "p.tsv", run=stop_after(0))
+    assert [p.name for p in tmp_path.iterdir()] == ["ks.json"]
+    with pytest.raises(Killed):
+        build(corpus, tmp_path / "p.tsv", run=stop_after(1), part_bytes=300)
+    assert (tmp_path / ".p.tsv.parts" / "00000").is_dir()
 
 
 def test_parts_say_how_much_they_hold(tmp_path, corpus):
