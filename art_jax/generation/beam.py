@@ -236,14 +236,12 @@ def _grow(search: _Search, gains: jax.Array) -> tuple[_Beams, jax.Array]:
     questions, beams = search.live.totals.shape
     totals = search.live.totals[..., None] + gains.reshape(questions, beams, -1)
     vocab_size = totals.shape[-1]
-    totals, places = jax.lax.top_k(
+    totals, places = _top(
         totals.reshape(questions, -1), min(2 * beams, beams * vocab_size)
     )
-    parents = (places // vocab_size).astype(jnp.int32)
+    parents = places // vocab_size
     tokens = jnp.take_along_axis(search.live.tokens, parents[..., None], axis=1)
-    tokens = tokens.at[:, :, search.num_tokens].set(
-        (places % vocab_size).astype(jnp.int32)
-    )
+    tokens = tokens.at[:, :, search.num_tokens].set(places % vocab_size)
     return _Beams(tokens, totals, totals), parents
 
 
@@ -259,7 +257,7 @@ def _with_finished(
     rank = jnp.arange(is_end.shape[1])[None]
     is_finished = is_end
     if rules.keep_cut:
-        is_finished |= (num_tokens == max_tokens) & (rank < rules.beams)
+        is_finished |= num_tokens == max_tokens
     if rules.finish_among_beams:
         is_finished &= rank < rules.beams
     scores = candidates.totals / length_penalty(rules, num_tokens)
@@ -298,13 +296,34 @@ def _nothing_to_gain(
 
 def _best(beams: _Beams, count: int) -> tuple[_Beams, jax.Array]:
     """The `count` of highest score, best first, and their places, [B, count]."""
-    _, places = jax.lax.top_k(beams.scores, count)
+    _, places = _top(beams.scores, count)
 
     def take(leaf: jax.Array) -> jax.Array:
         index = places.reshape(places.shape + (1,) * (leaf.ndim - 2))
         return jnp.take_along_axis(leaf, index, axis=1)
 
     return jax.tree.map(take, beams), places
+
+
+def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """What `lax.top_k` gives of each row of values, [B, n], a maximum at a time.
+
+    Beams are few and rows long: where rows are split over devices `top_k` gathers
+    them on each, and on GPUs it sorts them.
+    """
+    everywhere = jnp.arange(values.shape[1], dtype=jnp.int32)[None]
+    # Above what is taken already, so that no place comes twice.
+    lowest = jnp.finfo(values.dtype).min
+
+    def take(left: jax.Array, _):
+        best = jnp.max(left, axis=1)
+        place = jnp.argmax(left, axis=1).astype(jnp.int32)
+        left = jnp.where(everywhere == place[:, None], -jnp.inf, left)
+        return left, (jnp.where(best > lowest, best, -jnp.inf), place)
+
+    left = jnp.maximum(values, lowest)
+    _, (best, places) = jax.lax.scan(take, left, None, length=count)
+    return best.T, places.T
 
 
 def _choose(where: jax.Array, chosen: _Beams, other: _Beams) -> _Beams:

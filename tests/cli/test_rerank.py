@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import json
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_the_passages_that_make_the_question_come_first(run_file, tmp_path, caps
     assert found[0]["answers"] == ["otter"]
     scores = [float(one["score"]) for one in found[0]["ctxs"]]
     assert scores == sorted(scores, reverse=True)
-    assert scores[0] < 0
+    assert 0 > scores[0] > scores[1]
     lines = capsys.readouterr()
     table = [line.split() for line in lines.out.splitlines()[:3]]
     assert table == [["top-1"], ["before", "0.000"], ["upr", "1.000"]]
@@ -160,6 +161,15 @@ def test_answers_mark_what_nobody_marked_and_depths_may_differ():
     marked, hits = rerank.find_hits(RANKED, "string")
     np.testing.assert_array_equal(hits, [[False, False, True], [False, True, False]])
     assert [one.has_answer for one in marked[1].candidates] == [False, True]
+
+
+def test_judgments_count_before_answers_and_mark_nothing():
+    (one,) = RANKED[:1]
+    question = dataclasses.replace(one.question, relevant_ids=("p1",))
+    judged = [dataclasses.replace(one, question=question)]
+    kept, hits = rerank.find_hits(judged, "string")
+    assert kept == judged
+    np.testing.assert_array_equal(hits, [[True, False, False]])
 
 
 def test_where_nothing_says_what_is_right_nothing_is_measured():

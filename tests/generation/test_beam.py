@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from art_jax import partitioning
 from art_jax.errors import ConfigError
 from art_jax.generation import beam
 from art_jax.generation.beam import BeamRules, transformers_rules
@@ -188,8 +189,9 @@ def test_where_nothing_ends_the_cut_ones_are_given():
     found = search(tables, BeamRules(3), 4, allowed=never_ending)
     assert (np.asarray(found.tokens) != EOS).all()
     assert (np.asarray(found.tokens) != PAD).all()
-    assert np.isfinite(found.scores).all()
     assert (np.diff(found.scores, axis=1) <= 0).all()
+    want = found.log_likelihoods / ((5 + 4) / 6) ** 0.6
+    np.testing.assert_allclose(found.scores, want, rtol=1e-6)
 
 
 def end_at_once(tokens, num_tokens):
@@ -217,7 +219,8 @@ def test_sequences_that_do_not_exist_have_no_score(stop, keep_cut):
     assert (np.asarray(none.scores) == -np.inf).all()
 
 
-def test_the_loop_ends_when_nothing_better_can_come():
+@pytest.mark.parametrize("allowed", [None, nothing], ids=["all end", "all are dead"])
+def test_the_loop_ends_when_nothing_better_can_come(allowed):
     tables = np.zeros((2, STATES, 4), np.float32)
     tables[..., EOS] = 20.0
     called = []
@@ -227,10 +230,33 @@ def test_the_loop_ends_when_nothing_better_can_come():
         return step(jnp.asarray(tables), state, tokens)
 
     zeros = jnp.zeros(2, jnp.int32)
-    rules = BeamRules(1)
-    beam.search(counted, zeros, zeros, rules, max_tokens=50, eos_id=EOS)
+    beam.search(
+        counted,
+        zeros,
+        zeros,
+        BeamRules(1),
+        max_tokens=50,
+        eos_id=EOS,
+        allowed=allowed,
+    )
     jax.effects_barrier()
     assert len(called) == 1
+
+
+def test_the_largest_are_those_of_top_k_without_gathering_split_rows():
+    # Few values, so that ties are common, and -inf among them.
+    values = np.random.default_rng(0).integers(-3, 1, (8, 12)).astype(np.float32)
+    values[values == -3] = -np.inf
+    values[5] = -np.inf
+    for count in (1, 5, 12):
+        got = jax.jit(beam._top, static_argnums=1)(values, count)
+        jax.tree.map(
+            np.testing.assert_array_equal, got, tuple(jax.lax.top_k(values, count))
+        )
+    mesh = partitioning.make_mesh(8)
+    placed = jax.device_put(values, partitioning.batch_sharding(mesh))
+    program = jax.jit(beam._top, static_argnums=1).lower(placed, 5).compile()
+    assert "all-gather" not in program.as_text()
 
 
 def test_the_penalties_of_both_tools():
