@@ -58,13 +58,15 @@ def make_runner(options) -> evidence_parts.Runner:
     if options.runner is None:
         if options.runner_option:
             raise ConfigError("--runner_option needs --runner.")
-        num_processes = options.processes or len(os.sched_getaffinity(0))
+        num_processes = options.processes
+        if num_processes is None:
+            num_processes = _num_cores()
         if num_processes < 1:
             raise ConfigError(f"--processes is {num_processes}; it must be 1 or more.")
         return functools.partial(
             evidence_parts.run_processes, num_processes=num_processes
         )
-    if options.processes:
+    if options.processes is not None:
         raise ConfigError("--processes is of this machine; --runner has its own way.")
     # Only here, since Beam is an extra.
     from art_jax.data import evidence_beam
@@ -102,6 +104,13 @@ def _load_tokenizer(path: pathlib.Path, is_cased: bool) -> tokenizers.Tokenizer:
     if path.suffix == ".model":
         return tokenizers.load_sentencepiece(path)
     return tokenizers.load_wordpiece(path, lowercase=not is_cased)
+
+
+def _num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Progress:

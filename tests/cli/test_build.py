@@ -92,8 +92,8 @@ def test_the_pipeline_gives_the_same(art_jax, pages, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--processes", 0, "--runner_option", "x"], "needs --runner"),
-        (["--processes", -1], "must be 1 or more"),
+        (["--runner_option", "x"], "--runner_option needs --runner"),
+        (["--processes", 0], "--processes is 0; it must be 1 or more"),
         (["--processes", 2, "--runner", "x"], "--runner has its own way"),
         (["--tokenizer", "V", "--tokenizer", "V"], "two tokenisers are called"),
         (["--format", "beir"], "needs a folder"),
