@@ -24,6 +24,7 @@ from art_jax.methods.costs.sizes import (
     StageSizes,
     spread_lengths,
 )
+from art_jax.methods.dpr import Dpr
 from art_jax.methods.ict import Ict
 from art_jax.methods.workspace import RETRIEVER, TEACHER
 from art_jax.models.dual_encoder import DualEncoder
@@ -127,7 +128,14 @@ def read_run(options) -> tuple[RunSizes, int, list[str]]:
     sizes = RunSizes(
         encoder=encoder,
         stages=tuple(
-            stage_sizes(stage, encoder, lengths, search, options.question_tokens)
+            stage_sizes(
+                stage,
+                encoder,
+                lengths,
+                search,
+                question_tokens=options.question_tokens,
+                num_rows=evidence.num_rows,
+            )
             for stage in arguments["stages"]
         ),
         evidence=evidence,
@@ -156,12 +164,22 @@ def stage_sizes(
     encoder: DualEncoder,
     lengths: dict[str, int],
     search: SearchOptions,
+    *,
     question_tokens: int,
+    num_rows: int,
 ) -> StageSizes:
     """Returns a stage's sizes.
 
+    Args:
+        stage: of the run.
+        encoder: the retriever.
+        lengths: {"query": Q, "passage": L} tokens.
+        search: how the table is searched.
+        question_tokens: as the teacher reads a question.
+        num_rows: N.
+
     Raises:
-        ConfigError: its method is neither ART nor ICT.
+        ConfigError: its method is none that is known here.
     """
     method = stage.method
     common = {
@@ -175,19 +193,13 @@ def stage_sizes(
         "keep_checkpoints": stage.keep_checkpoints,
     }
     if isinstance(method, Art):
-        trained = {
-            "query": method.train_query_tower,
-            "passage": method.train_passage_tower,
-        }
         return StageSizes(
             **common,
             query_tokens=lengths["query"],
             passage_tokens=lengths["passage"],
             num_passages=method.num_passages,
             num_products=method.num_passages,
-            frozen=tuple(
-                name for name, is_trained in trained.items() if not is_trained
-            ),
+            frozen=frozen_towers(method),
             dropout=method.dropout and has_dropout(encoder),
             teacher=method.teacher,
             question_tokens=question_tokens,
@@ -203,11 +215,35 @@ def stage_sizes(
             num_passages=1,
             num_products=both_ways * stage.batch_size,
             dropout=method.dropout and has_dropout(encoder),
+            is_whole_batch=True,
+        )
+    if isinstance(method, Dpr):
+        is_full = method.negatives == "all_passages"
+        num_passages = 0 if is_full else method.num_passages
+        return StageSizes(
+            **common,
+            query_tokens=lengths["query"],
+            passage_tokens=lengths["passage"],
+            num_passages=num_passages,
+            num_products=num_rows if is_full else stage.batch_size * num_passages,
+            frozen=frozen_towers(method),
+            dropout=method.dropout and has_dropout(encoder),
+            is_whole_batch=True,
+            scores_table=is_full,
         )
     raise ConfigError(
         f"stage {stage.name!r} trains by {type(method).__name__}: art-jax plan knows "
-        "the costs of Art and Ict."
+        "the costs of Art, Dpr and Ict."
     )
+
+
+def frozen_towers(method: Art | Dpr) -> tuple[str, ...]:
+    """Which of "query" and "passage" a method leaves as they are."""
+    is_trained = {
+        "query": method.train_query_tower,
+        "passage": method.train_passage_tower,
+    }
+    return tuple(name for name, trained in is_trained.items() if not trained)
 
 
 def has_dropout(encoder: DualEncoder) -> bool:

@@ -39,13 +39,6 @@ REQUIRED = {
         for name in ART_RUNS
     },
     **{name: {"MODEL_DIR", "PASSAGES", "INITIAL_CHECKPOINT_PATH"} for name in DPR_RUNS},
-    # As many as the second round's examples, of which no paper says how many they are.
-    "dpr_nq_adv_hn.gin": {
-        "MODEL_DIR",
-        "PASSAGES",
-        "INITIAL_CHECKPOINT_PATH",
-        "TRAIN_STEPS",
-    },
     "own_documents.gin": {"MODEL_DIR", "PASSAGES", "QUERIES"},
     "own_documents_from_bert.gin": {
         "MODEL_DIR",
@@ -58,10 +51,7 @@ REQUIRED = {
 
 
 def parse(run, *more_files, bindings=()):
-    values = dict.fromkeys(sorted(REQUIRED[run]), "'given'")
-    if "TRAIN_STEPS" in values:
-        values["TRAIN_STEPS"] = "40_000"
-    given = [f"{name} = {value}" for name, value in values.items()]
+    given = [f"{name} = 'given'" for name in sorted(REQUIRED[run])]
     files = [f"gin/runs/{run}", *more_files]
     gin_flags.parse_gin(files, [*given, *bindings])
 
@@ -170,7 +160,7 @@ NQ_SIZE, TRIVIA_SIZE, WEBQ_SIZE, TREC_SIZE = 58_880, 60_413, 2_474, 1_125
             40,
             ["nq", "trivia", "webquestions", "curatedtrec"],
         ),
-        ("nq_adv_hn", None, None, ["nq", "nq_adv_hn"]),
+        ("nq_adv_hn", [NQ_SIZE, NQ_SIZE], 40, ["nq", "nq_adv_hn"]),
         ("plus_nq", [NQ_SIZE], 40, ["nq"]),
     ],
 )
@@ -180,13 +170,12 @@ def test_published_settings_of_dpr(run, sizes, epochs, tasks):
     encoder, stages, vocabulary = arguments("encoder", "stages", "vocabulary")
     (stage,) = stages
     method, optimizer = stage.method, stage.optimizer
-    if sizes is not None:
-        steps_an_epoch = sum(size // 128 for size in sizes)
-        assert stage.train_steps == epochs * steps_an_epoch
-        assert stage.eval_every_steps % steps_an_epoch == 0
-        assert stage.eval_from_step > 30 * steps_an_epoch
-        # The last one, too.
-        assert (stage.train_steps - stage.eval_from_step) % stage.eval_every_steps == 0
+    steps_an_epoch = sum(size // 128 for size in sizes)
+    assert stage.train_steps == epochs * steps_an_epoch
+    assert stage.eval_every_steps % steps_an_epoch == 0
+    assert stage.eval_from_step > 30 * steps_an_epoch
+    # The last one, too.
+    assert (stage.train_steps - stage.eval_from_step) % stage.eval_every_steps == 0
     assert [one.task for one in method.train_sets] == [f"biencoder_{t}" for t in tasks]
     assert {one.split for one in method.train_sets} == {"train"}
     assert not any(one.shuffle_positives or one.normalize for one in method.train_sets)

@@ -209,6 +209,23 @@ def test_what_is_drawn_depends_on_the_seed_alone(table):
     assert (first != drawn(table, step=1, **settings)).any(axis=0).all()
 
 
+def test_a_later_epoch_draws_other_passages_for_a_question(
+    tiny, tiny_evidence, default
+):
+    space = make_space(tiny, tiny_evidence)
+    problem = default.bind(space, batch_size=39, seed=SEED)
+
+    def passages_of_questions(step):
+        batch = jax.device_get(problem.make_batch(step))
+        rows = zip(batch["query_tokens"], batch["passage_rows"], strict=True)
+        return {tokens.tobytes(): row.tolist() for tokens, row in rows}
+
+    first, second = passages_of_questions(0), passages_of_questions(1)
+    assert first.keys() == second.keys()
+    assert first != second
+    assert first == passages_of_questions(0)
+
+
 def test_right_passages_are_the_first_or_any(table):
     assert [row[0] for row in ids(table, drawn(table))] == list(map(str, range(39)))
     found = ids(table, drawn(table, shuffle=True))

@@ -49,6 +49,8 @@ def checkpoint_bytes(run: RunSizes, stage: StageSizes, cluster: Cluster) -> int:
     rows are of several steps, the table.
     """
     state = tree_bytes(state_shapes(run.encoder, stage))
+    if stage.refresh_every_steps is None:
+        return state
     if stage.rolling_refresh or stage.write_back:
         return state + index_bytes(run, cluster)
     return state + tree_bytes(passage_shapes(run.encoder))

@@ -98,9 +98,11 @@ def stage_memory(run: RunSizes, index: int, cluster: Cluster) -> Memory:
         "optimiser": tree_bytes(state) - params_bytes,
         # The run's first ones, for the report at its end, and the stage's.
         "starting weights": params_bytes * (1 if index == 0 else 2),
-        "table": table_bytes(run, rows),
-        "weights that made it": passage_bytes,
     }
+    has_table = stage.refresh_every_steps is not None
+    if has_table:
+        held["table"] = table_bytes(run, rows)
+        held["weights that made it"] = passage_bytes
     if not run.stream_tokens:
         held["retriever's tokens"] = rows * width
     if stage.teacher is not None:
@@ -113,9 +115,10 @@ def stage_memory(run: RunSizes, index: int, cluster: Cluster) -> Memory:
     phases["learn"] = _learn_phase(run, stage, cluster)
     phases["refresh"] = {"passages' activations": embedding_bytes(run)}
     if not stage.rolling_refresh:
-        # The old table serves until the new one is whole.
+        # The old table serves until the new one is whole. A stage without any is
+        # followed by the one that is made of its result.
         phases["refresh"] |= {
-            "second table": table_bytes(run, rows),
+            "second table" if has_table else "table": table_bytes(run, rows),
             "weights that make it": passage_bytes,
         }
     return Memory(held, phases)
@@ -180,6 +183,11 @@ def _learn_phase(run: RunSizes, stage: StageSizes, cluster: Cluster) -> dict[str
     }
     if stage.num_chunks > 1:
         phase["gradients added up"] = params_bytes
+    if stage.is_embedded_twice:
+        # And what their gradients take.
+        phase["embeddings"] = 2 * 4 * (queries + rows) * run.encoder.width
+        if not stage.scores_table:
+            phase["scores"] = 2 * 4 * queries * stage.num_products
     return phase
 
 
@@ -230,10 +238,10 @@ def _traced_learn_bytes(
 ) -> int:
     def loss(params, query_tokens, passage_tokens, key):
         keys = jax.random.split(key) if dropout else (None, None)
-        vectors = {
-            "query": encoder.encode_query(params, query_tokens, key=keys[0]),
-            "passage": encoder.encode_passage(params, passage_tokens, key=keys[1]),
-        }
+        vectors = {"query": encoder.encode_query(params, query_tokens, key=keys[0])}
+        if not passages[0]:
+            return jnp.square(vectors["query"]).sum()
+        vectors["passage"] = encoder.encode_passage(params, passage_tokens, key=keys[1])
         vectors |= {name: jax.lax.stop_gradient(vectors[name]) for name in frozen}
         scores = jnp.einsum("bd,pd->bp", vectors["query"], vectors["passage"])
         return jnp.square(scores).sum()

@@ -134,11 +134,11 @@ class StageSizes:
     train_steps: updates in all.
     batch_size: B.
     optimizer: of the stage.
-    refresh_every_steps: steps between two tables.
+    refresh_every_steps: steps between two tables; None: the stage has no table.
     query_tokens: Q, of each row of a step.
     passage_tokens: L, of each row of a step.
     num_passages: K, passages embedded a query; 1 where a batch is pairs.
-    num_products: dot products a query is part of; K, or the batch's passages.
+    num_products: dot products a query is part of; K, the batch's passages, or N.
     num_chunks: parts of a batch, one after the other.
     keep_checkpoints: how many stay.
     frozen: towers without a gradient, "query" or "passage".
@@ -148,13 +148,16 @@ class StageSizes:
     search: how the table is searched.
     rolling_refresh: a slice of the table is made again before each step.
     write_back: a step's embeddings are written into the table.
+    is_whole_batch: the loss is of the batch as a whole, so that one in chunks is
+        embedded once before (`training.grad_cache`).
+    scores_table: every row of the table is scored, forwards and backwards.
     """
 
     name: str
     train_steps: int
     batch_size: int
     optimizer: AdamW
-    refresh_every_steps: int
+    refresh_every_steps: int | None
     query_tokens: int
     passage_tokens: int
     num_passages: int
@@ -168,6 +171,13 @@ class StageSizes:
     search: SearchOptions = SearchOptions()
     rolling_refresh: bool = False
     write_back: bool = False
+    is_whole_batch: bool = False
+    scores_table: bool = False
+
+    @property
+    def is_embedded_twice(self) -> bool:
+        """Whether what is learnt is embedded before, without a gradient."""
+        return self.is_whole_batch and self.num_chunks > 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -222,7 +232,9 @@ def token_bytes(vocab_size: int) -> int:
 
 def num_refreshes(stage: StageSizes) -> int:
     """Returns how often a stage makes the whole table: first, when due, at its end."""
-    if stage.rolling_refresh:
+    if stage.refresh_every_steps is None:
+        return 0
+    if stage.rolling_refresh or "passage" in stage.frozen:
         return 1
     return 1 + -(-stage.train_steps // stage.refresh_every_steps)
 

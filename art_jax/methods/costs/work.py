@@ -255,8 +255,12 @@ def _learn_work(run: RunSizes, stage: StageSizes, cluster: Cluster) -> dict[str,
         forward = tower_flops(encoder, rows, length)
         if tower in stage.frozen:
             return forward
-        return 3 * forward + recomputed_flops(encoder, rows, length)
+        passes = 4 if stage.is_embedded_twice else 3
+        return passes * forward + recomputed_flops(encoder, rows, length)
 
+    read = 0
+    if stage.scores_table:
+        read = 2 * table_bytes(run, shard_rows(run.evidence.num_rows, cluster))
     products = 2 * queries * stage.num_products * encoder.width
     return {
         "learn questions": Work(
@@ -266,6 +270,7 @@ def _learn_work(run: RunSizes, stage: StageSizes, cluster: Cluster) -> dict[str,
         "learn passages": Work(
             flops=3 * products
             + learnt("passage", queries * stage.num_passages, stage.passage_tokens),
+            memory_bytes=read,
             dtype=encoder.config.dtype,
         ),
         # Read for the norm; then weights, gradients and two moments are read, and

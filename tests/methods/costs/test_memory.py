@@ -37,6 +37,24 @@ def test_a_refresh_holds_two_tables(run, stage, cluster):
     ]
 
 
+def test_a_stage_without_a_table_is_followed_by_one(run, stage, cluster):
+    without = dataclasses.replace(stage, refresh_every_steps=None)
+    run = dataclasses.replace(run, stages=(without,))
+    plan = memory.stage_memory(run, 0, cluster(2))
+    assert not {"table", "weights that made it"} & set(plan.held)
+    assert plan.phases["refresh"]["table"] == 15 * 4 * 2
+    assert "second table" not in plan.phases["refresh"]
+
+
+def test_a_whole_batch_in_chunks_holds_embeddings_and_scores(run, stage, cluster):
+    whole = dataclasses.replace(stage, is_whole_batch=True, num_chunks=2)
+    run = dataclasses.replace(run, stages=(whole,))
+    learn = memory.stage_memory(run, 0, cluster(2)).phases["learn"]
+    # Four pairs a device of width 4, eight products a question; and the gradients.
+    assert learn["embeddings"] == 2 * 4 * (4 + 4) * 4
+    assert learn["scores"] == 2 * 4 * 4 * 8
+
+
 def test_later_stages_keep_the_first_weights_too(run, stage, cluster):
     run = dataclasses.replace(run, stages=(stage, stage))
     first, second = (memory.stage_memory(run, i, cluster()) for i in range(2))

@@ -60,6 +60,8 @@ def test_refreshes_are_at_the_start_when_due_and_at_the_end(stage):
     assert count(train_steps=10, refresh_every_steps=5) == 3  # at 0, 5 and 10
     assert count(train_steps=11, refresh_every_steps=5) == 4  # and at 11
     assert count(train_steps=3, refresh_every_steps=5) == 2
+    assert count(refresh_every_steps=None) == 0
+    assert count(refresh_every_steps=5, frozen=("passage",)) == 1
     assert count(rolling_refresh=True) == 1
 
 

@@ -94,6 +94,33 @@ def test_a_frozen_tower_only_reads(run, stage, cluster):
     assert parts["learn questions"].flops == 8 * tower(3)
 
 
+def test_a_loss_of_the_whole_batch_in_chunks_embeds_once_more(run, stage, cluster):
+    whole = dataclasses.replace(stage, is_whole_batch=True)
+    assert work.step_work(run, whole, cluster(1)) == work.step_work(
+        run, stage, cluster(1)
+    )
+    parts = work.step_work(
+        run, dataclasses.replace(whole, num_chunks=2, frozen=("query",)), cluster(1)
+    )
+    assert parts["learn questions"].flops == 8 * tower(3)  # not again
+    assert parts["learn passages"].flops == 4 * 8 * tower(5) + 3 * 2 * 8 * 8 * 4
+
+
+def test_every_row_as_a_negative_reads_the_table_twice(run, stage, cluster):
+    full = dataclasses.replace(
+        stage,
+        num_passages=0,
+        num_products=30,
+        frozen=("passage",),
+        is_whole_batch=True,
+        scores_table=True,
+    )
+    parts = work.step_work(run, full, cluster(2))
+    assert parts["learn passages"].flops == 3 * 2 * 4 * 30 * 4
+    # 15 rows of 4 bfloat16 on each device.
+    assert parts["learn passages"].memory_bytes == 2 * 15 * 4 * 2
+
+
 def art_stage(stage, **changes):
     changes = {"num_passages": 4, "num_products": 4, "teacher": TEACHER, **changes}
     return dataclasses.replace(stage, **changes)
