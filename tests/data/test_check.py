@@ -182,13 +182,14 @@ def test_training_examples(tmp_path):
         },
         {"question": ""},
         {"question": "x", "positive_ctxs": [{"title": "no text"}]},
+        {"question": "where?", "positive_ctxs": [context("d")]},
     ]
     path = put(tmp_path / "train.json", json.dumps(records, indent=0))
     report = check_file(path)
     assert (report.kind, report.format, report.num_rows) == (
         "training examples",
         "dpr",
-        2,
+        3,
     )
     assert report.num_problems == {"malformed": 2}
     assert "'question' is missing" in report.problems[0][1]
@@ -196,14 +197,14 @@ def test_training_examples(tmp_path):
         "with answers": 1,
         "without a positive, so not trained on": 1,
         "with a positive among the negatives": 1,
-        "passages": 4,
-        "passages without an id": 4,
-        "passages without a title": 4,
-        "passages without a score": 3,
+        "passages": 5,
+        "passages without an id": 5,
+        "passages without a title": 5,
+        "passages without a score": 4,
         "with U+FFFD, left by a wrong conversion": 1,
         "texts that occur again": 0,
     }
-    assert report.quantiles["positives"] == {0: 0, 10: 0, 50: 0, 90: 2, 99: 2, 100: 2}
+    assert report.quantiles["positives"] == {0: 0, 10: 0, 50: 1, 90: 2, 99: 2, 100: 2}
     assert set(report.quantiles) == {
         "words",
         "positives",

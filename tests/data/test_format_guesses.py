@@ -47,6 +47,7 @@ FILES = [
     ("a", "query-id\tcorpus-id\tscore\n", ["beir-qrels"]),
     ("a", "q d 1\n", []),
     ("a", "q 0 d 1\n", ["trec-qrels"]),
+    ("a", "q x d 1\n", []),
     ("a", "q Q0 d -1\n", ["trec-qrels"]),
     ("a.txt", "q Q0 d 1 0.5 tag\n", ["trec-run"]),
     ("a", "id\ttext\ttitle\n", ["dpr-passages"]),

@@ -144,16 +144,17 @@ def test_nothing_to_read_or_name(tmp_path):
 
 def test_a_question_becomes_an_item():
     question = Question(
-        "k", "who?", ("a", "", "b"), evidence=(("12+3", "7", "x+y"), (" ", ""))
+        " k", "who?", ("a", "", "b"), evidence=(("12+3", "7", "x+y", "5+07"), (" ", ""))
     )
     item = kilt_files.kilt_item(question)
     places = (
         Provenance("12", end_paragraph=3),
         Provenance("7"),
         Provenance("x+y"),
+        Provenance("5+07"),  # not paragraph 7: that is 5+7
     )
     outputs = (Output("a"), Output("b"), Output("", places))
     assert item == KiltItem("k", "who?", outputs)
     assert item.question() == Question(
-        "k", "who?", ("a", "b"), evidence=(("12+3", "7", "x+y"),)
+        "k", "who?", ("a", "b"), evidence=(("12+3", "7", "x+y", "5+07"),)
     )
