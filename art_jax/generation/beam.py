@@ -281,17 +281,15 @@ def _nothing_to_gain(
     """Whether a question's finished sequences are its result, [B] bool."""
     worst, likeliest = finished.scores[:, -1], live.totals[:, 0]
     if rules.stop == "full":
-        is_beaten = worst > -jnp.inf
-    elif rules.stop == "likely":
-        is_beaten = worst >= likeliest / length_penalty(rules, num_tokens)
-    else:
-        # The penalty grows or falls with the length: one of the ends is the best.
-        bounds = [
-            likeliest / length_penalty(rules, length)
-            for length in (num_tokens + 1, max_tokens)
-        ]
-        is_beaten = worst >= jnp.maximum(*bounds)
-    return is_beaten | (likeliest == -jnp.inf)
+        return (worst > -jnp.inf) | (likeliest == -jnp.inf)
+    if rules.stop == "likely":
+        return worst >= likeliest / length_penalty(rules, num_tokens)
+    # The penalty grows or falls with the length: one of the ends is the best.
+    bounds = [
+        likeliest / length_penalty(rules, length)
+        for length in (num_tokens + 1, max_tokens)
+    ]
+    return worst >= jnp.maximum(*bounds)
 
 
 def _best(beams: _Beams, count: int) -> tuple[_Beams, jax.Array]:

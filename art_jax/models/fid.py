@@ -97,6 +97,50 @@ def decode(
     )
 
 
+def passage_attention(
+    params: Params,
+    config: T5Config,
+    encoded: jax.Array,
+    mask: jax.Array,
+    decoder_input_tokens: jax.Array,
+    *,
+    num_passages: int,
+) -> jax.Array:
+    """How much the decoder attends to each passage, for a retriever to learn from.
+
+    Args:
+        params: of the T5.
+        config: of the T5.
+        encoded: [B, K * L, D], from `encode`.
+        mask: [B, K * L] bool, from `encode`.
+        decoder_input_tokens: [B, T] int32; [B, 1] of zeros is the first step, which
+            the paper takes.
+        num_passages: K.
+
+    Returns:
+        [B, K] float32: attention logits before the softmax, averaged over layers,
+        heads, decoder positions and the passage's tokens; 0 where there is none.
+
+    Source: Izacard & Grave, arXiv:2012.04584, section 3.2.
+    """
+    _, state = T5(config).apply(
+        {"params": params},
+        encoded,
+        mask.astype(jnp.int32),
+        decoder_input_tokens,
+        method="decode_hidden",
+        mutable=["intermediates"],
+    )
+    layers = state["intermediates"]["decoder"].values()
+    of_layers = [layer["encoder_decoder_attention"]["logits"][0] for layer in layers]
+    # [layers, B, H, T, K * L] to the mean of a token, [B, K * L].
+    of_tokens = jnp.mean(jnp.stack(of_layers).astype("float32"), axis=(0, 2, 3))
+    shape = len(mask), num_passages, -1
+    totals = jnp.where(mask, of_tokens, 0.0).reshape(shape).sum(axis=-1)
+    num_tokens = mask.reshape(shape).sum(axis=-1).astype("float32")
+    return totals / jnp.maximum(num_tokens, 1.0)
+
+
 def _encode(
     params: Params, config: T5Config, tokens: jax.Array, key: jax.Array | None
 ) -> jax.Array:

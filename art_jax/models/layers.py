@@ -250,6 +250,8 @@ class Attention(nn.Module):
         )
         if bias is not None:
             logits += bias.astype(logits_dtype)
+        # For whoever asks for them by name; nobody else pays.
+        self.sow("intermediates", "logits", logits)
         weights = jax.nn.softmax(jnp.where(mask, logits, MASKED)).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
         gathered = jnp.einsum("bhlm,bmhk->blhk", weights, values)

@@ -219,8 +219,12 @@ def test_sequences_that_do_not_exist_have_no_score(stop, keep_cut):
     assert (np.asarray(none.scores) == -np.inf).all()
 
 
-@pytest.mark.parametrize("allowed", [None, nothing], ids=["all end", "all are dead"])
-def test_the_loop_ends_when_nothing_better_can_come(allowed):
+@pytest.mark.parametrize(
+    ("stop", "allowed"),
+    [("proven", None), ("proven", nothing), ("full", nothing)],
+    ids=["all end", "all are dead", "all are dead and none full"],
+)
+def test_the_loop_ends_when_nothing_better_can_come(stop, allowed):
     tables = np.zeros((2, STATES, 4), np.float32)
     tables[..., EOS] = 20.0
     called = []
@@ -234,7 +238,7 @@ def test_the_loop_ends_when_nothing_better_can_come(allowed):
         counted,
         zeros,
         zeros,
-        BeamRules(1),
+        BeamRules(1, stop=stop),
         max_tokens=50,
         eos_id=EOS,
         allowed=allowed,

@@ -176,6 +176,37 @@ def test_what_is_generated_is_what_decoding_at_once_prefers():
     np.testing.assert_array_equal(found.tokens, np.argmax(logits, axis=-1))
 
 
+def test_attention_to_a_passage_is_the_mean_logit_of_its_tokens():
+    config, params = load_one_layer()
+    encoded, mask, _ = run(config, params, passages(), INPUTS)
+    encoded, mask = np.asarray(encoded), np.asarray(mask)
+    attend = jax.jit(
+        fid.passage_attention, static_argnums=1, static_argnames="num_passages"
+    )
+    start = np.zeros((2, 1), np.int32)
+    got = attend(params, config, encoded, mask, start, num_passages=5)
+    # The one layer by hand: its first token attends to itself alone.
+    layer = params["decoder"]["layers_0"]
+
+    def norm(inputs, name):
+        squares = np.mean(np.square(inputs), axis=-1, keepdims=True)
+        return inputs / np.sqrt(squares + 1e-6) * layer[name]["scale"]
+
+    hidden = params["token_embedder"]["embedding"][:1]
+    inputs = norm(hidden, "pre_self_attention_layer_norm")
+    attention = layer["self_attention"]
+    hidden = hidden + inputs @ attention["value"]["kernel"] @ attention["out"]["kernel"]
+    attention = layer["encoder_decoder_attention"]
+    query = norm(hidden, "pre_cross_attention_layer_norm")
+    query = query @ attention["query"]["kernel"]
+    # A sum over heads of products is one product; the mean is a fourth of it.
+    logits = encoded @ attention["key"]["kernel"] @ query[0] / 4
+    for question, place in np.ndindex(2, 5):
+        where = slice(6 * place, 6 * place + LENGTHS[question, place])
+        want = logits[question, where].mean() if LENGTHS[question, place] else 0.0
+        np.testing.assert_allclose(got[question, place], want, atol=ATOL)
+
+
 @pytest.mark.parametrize("devices", [2, 8])
 def test_any_number_of_devices_gives_the_same_logits(devices):
     mesh = partitioning.make_mesh(devices)
