@@ -1,5 +1,16 @@
 import json
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from art_jax.cli.data import FORMATS
+from art_jax.data import convert
+from art_jax.data.convert import Beside
+from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.passages import Passage, write_passages
+from art_jax.data.questions import Question, write_questions
+
 CORPUS = '{"_id": "1", "title": "T", "text": "one"}\n{"_id": "2", "text": "two"}\n'
 
 
@@ -134,6 +145,48 @@ def test_a_run_goes_to_results_and_back(art_jax, tmp_path):
         code, _, err = art_jax("data", "convert", other, back)
         assert code == 0, err
         assert back.read_text() == run.read_text().replace("bm25", "art_jax")
+
+
+PASSAGES = [Passage(f"p{n}", f"text {n}", "T" * (n % 2)) for n in range(5)]
+QUESTIONS = [Question(f"q{n}", f"question {n}?", ("a",) * n) for n in range(3)]
+
+
+@st.composite
+def rankings(draw, question):
+    """Questions with passages as a search finds them: each once, scores falling."""
+    found = draw(st.lists(st.sampled_from(PASSAGES), min_size=1, unique=True))
+    scores = draw(
+        st.lists(st.floats(-1e3, 1e3), min_size=len(found), max_size=len(found))
+    )
+    has_scores, flag = draw(st.booleans()), draw(st.none() | st.booleans())
+    candidates = [
+        Candidate(passage, score if has_scores else None, flag)
+        for passage, score in zip(found, sorted(scores, reverse=True), strict=True)
+    ]
+    return RankedQuestion(question, tuple(candidates), draw(st.sampled_from(["", "a"])))
+
+
+@pytest.mark.parametrize("name", ["dpr-results", "fid", "pyserini", "trec-run"])
+@settings(deadline=None, max_examples=10)
+@given(data=st.data())
+def test_runs_hold_ids_and_scores(tmp_path_factory, name, data):
+    asked = data.draw(st.sampled_from([QUESTIONS, QUESTIONS[1:]]))
+    rows = [data.draw(rankings(question)) for question in asked]
+    folder = tmp_path_factory.mktemp("run")
+    write_passages(folder / "p.tsv", PASSAGES)
+    write_questions(folder / "q.jsonl", QUESTIONS)
+    beside = Beside(folder / "p.tsv", folder / "q.jsonl")
+    other, run = FORMATS[name], FORMATS["trec-run"]
+    source = folder / f"source{other.suffixes[0]}"
+    between = [other.keep(row, place) for place, row in enumerate(rows, 1)]
+    other.write(source, between, beside)
+    convert.convert(source, folder / "a.trec", other, run, beside)
+    want = [run.keep(row, place) for place, row in enumerate(between, 1)]
+    assert list(run.read(folder / "a.trec", beside)) == want
+    # And back: a run's scores are those of the ranking.
+    back = folder / f"back{other.suffixes[0]}"
+    convert.convert(folder / "a.trec", back, run, other, beside)
+    assert list(other.read(back, beside)) == want
 
 
 def test_a_run_without_scores_is_ranked(art_jax, tmp_path):
