@@ -259,6 +259,24 @@ def test_a_stage_without_a_table_is_chosen_by_the_methods_own_measure(
     assert lines[1] == "dev at step 4: mean_rank 3.000  (best so far)"
 
 
+def test_a_passage_tower_that_stays_needs_one_table(tiny, space, stage, tmp_path):
+    class Frozen(tiny.Pull):
+        def bind(self, space, **settings):
+            problem = super().bind(space, **settings)
+            return dataclasses.replace(problem, frozen=("passage",))
+
+    stage = dataclasses.replace(stage, method=Frozen(), train_steps=4, choose_by=None)
+    steps = []
+
+    def evaluate(run):
+        steps.append((int(run.train.step), run.table.table_step))
+        return {}
+
+    _, lines = tiny.run_stage(stage, space, tmp_path, evaluate=evaluate)
+    assert steps == [(0, 0), (2, 0), (4, 0)]
+    assert sum(line.startswith("table generation") for line in lines) == 1
+
+
 def test_the_methods_own_measures_stand_beside_those_of_questions(
     tiny, space, stage, tmp_path
 ):
