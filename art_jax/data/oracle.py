@@ -133,11 +133,7 @@ def draw(
     """
     depth = len(held)
     size = depth if rules.num_passages is None else rules.num_passages
-    if size > rules.num_indexes:
-        raise ConfigError(
-            f"a ranking of {depth} passages needs as many indexes, and num_indexes is "
-            f"{rules.num_indexes}."
-        )
+    _check_indexes(size, rules.num_indexes)
     # NumPy promises the raw stream of a bit generator across versions.
     bits = np.random.PCG64([*seed])
     is_holder = np.asarray(held, bool).any(axis=1)
@@ -148,15 +144,36 @@ def draw(
     read = np.concatenate([positives, others]).astype(np.int32)
     places = np.full(size, -1, np.int32)
     places[: len(read)] = read
-    indexes = _shuffled(np.arange(rules.num_indexes, dtype=np.int32), bits)[:size]
     return OracleDraw(
         places=places,
-        indexes=indexes,
+        indexes=_draw_indexes(rules.num_indexes, size, bits),
         is_positive=np.arange(size) < len(positives),
         prefix=_draw_prefix(
             np.asarray(priors, np.float64)[read], len(positives), rules, bits
         ),
     )
+
+
+def draw_indexes(num_indexes: int, count: int, seed: Sequence[int]) -> np.ndarray:
+    """Different indexes for so many passages, [count] int32, as `draw` gives them.
+
+    Raises:
+        ConfigError: there are fewer indexes than passages.
+    """
+    _check_indexes(count, num_indexes)
+    return _draw_indexes(num_indexes, count, np.random.PCG64([*seed]))
+
+
+def _check_indexes(count: int, num_indexes: int) -> None:
+    if count > num_indexes:
+        raise ConfigError(
+            f"{count} passages to be read together need as many indexes, and there are "
+            f"{num_indexes}: raise num_indexes, or cut the rankings."
+        )
+
+
+def _draw_indexes(num_indexes: int, count: int, bits: np.random.PCG64) -> np.ndarray:
+    return _shuffled(np.arange(num_indexes, dtype=np.int32), bits)[:count]
 
 
 def _draw_positives(

@@ -154,5 +154,14 @@ def test_what_is_out_of_range_is_said(fields):
 
 
 def test_a_ranking_longer_than_the_indexes_cannot_be_read_whole():
-    with pytest.raises(ConfigError, match="num_indexes is 4"):
+    with pytest.raises(ConfigError, match="5 passages to be read .* there are 4"):
         draws(change(num_passages=None, num_indexes=4, k=1), 1)
+    with pytest.raises(ConfigError, match="5 passages"):
+        oracle.draw_indexes(4, 5, (1,))
+
+
+def test_indexes_may_be_drawn_alone():
+    found = oracle.draw_indexes(6, 5, (3, 1))
+    assert len(set(found.tolist())) == 5
+    assert found.tolist() == oracle.draw_indexes(6, 5, (3, 1)).tolist()
+    assert found.tolist() != oracle.draw_indexes(6, 5, (3, 2)).tolist()

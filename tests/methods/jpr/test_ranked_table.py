@@ -1,0 +1,94 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from art_jax.data.example_files import write_examples
+from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.passages import Passage
+from art_jax.data.questions import Question
+from art_jax.errors import ConfigError
+from art_jax.methods.jpr.ranked_table import (
+    RankedSet,
+    build_ranked_table,
+    read_ranked_table,
+)
+
+
+def test_it_holds_rankings_and_which_passage_holds_which_answer(tokenizer):
+    shared = Passage("1", "w1 apple", "w2")
+    ranked = [
+        RankedQuestion(
+            Question(
+                "a", "w1", ("apple", "pear"), answer_groups=(("apple",), ("pear",))
+            ),
+            (Candidate(shared, 3.0), Candidate(Passage("2", "pear apple"), 1.5)),
+        ),
+        RankedQuestion(Question("b", "w2 w3", ("plum", "apple")), (Candidate(shared),)),
+        RankedQuestion(Question("c", "w4"), (Candidate(Passage("3", "w5")),)),
+        RankedQuestion(Question("d", "w4", ("plum",)), ()),
+    ]
+    table = build_ranked_table(ranked, tokenizer)
+    np.testing.assert_array_equal(table.rows, [[0, 1], [0, -1], [2, -1], [-1, -1]])
+    np.testing.assert_array_equal(
+        table.priors, [[3, 1.5], [0, -np.inf], [0, -np.inf], [-np.inf, -np.inf]]
+    )
+    # The second question's answers are aliases of one; the third has none.
+    assert [held.tolist() for held in table.held] == [
+        [[True, False], [True, True]],
+        [[True]],
+        [[]],
+        [],
+    ]
+    assert table.answerable().tolist() == [0, 1]
+    ids = [ids for text in ("w2", "w1 apple") for ids in tokenizer.encode_batch([text])]
+    assert table.passages.token_ids[:3].tolist() == ids[0] + ids[1]
+    assert table.passages.title_lengths.tolist() == [1, 0, 0]
+    assert table.num_questions == 4
+
+
+def test_rankings_are_cut_and_priors_replaced(rankings, tokenizer):
+    table = build_ranked_table(rankings, tokenizer, depth=2)
+    assert table.rows.shape == (20, 2)
+    assert all(len(held) == 2 for held in table.held)
+    priors = np.arange(40.0).reshape(20, 2)
+    np.testing.assert_array_equal(table.with_priors(priors).priors, priors)
+    with pytest.raises(ValueError, match="priors"):
+        table.with_priors(priors[:3])
+
+
+def test_questions_without_answers_alone_are_a_table_too(rankings, tokenizer):
+    one = dataclasses.replace(rankings[0], question=Question("q", "w1"))
+    assert not len(build_ranked_table([one], tokenizer).answerable())
+
+
+def test_sets_are_read_from_files(rankings, tokenizer, tmp_path):
+    path = tmp_path / "ranked.json"
+    # DPR's format has no answer groups, so each question keeps one answer.
+    ranked = [
+        dataclasses.replace(
+            one,
+            question=dataclasses.replace(
+                one.question, answers=one.question.answers[:1], answer_groups=()
+            ),
+        )
+        for one in rankings
+    ]
+    write_examples(path, ranked, "dpr-results")
+    want = build_ranked_table(ranked, tokenizer, depth=3)
+    found = read_ranked_table((RankedSet(path=str(path), depth=3),), tokenizer)
+    np.testing.assert_array_equal(found.rows, want.rows)
+    for one, other in zip(found.held, want.held, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_does_not_fit_is_said(tokenizer):
+    with pytest.raises(ConfigError, match="give one of the two"):
+        RankedSet()
+    with pytest.raises(ConfigError, match="of format 'dpr'"):
+        RankedSet(path="x.json", file_format="dpr")
+    with pytest.raises(ConfigError, match="depth of x.json is 0"):
+        RankedSet(path="x.json", depth=0)
+    sets = RankedSet(path="x.json"), RankedSet(path="x.json", depth=2)
+    with pytest.raises(ConfigError, match="same depth and match"):
+        read_ranked_table(sets, tokenizer)
