@@ -1,11 +1,12 @@
 """Evidence stores and passage files made part by part, by any number of processes.
 
-The parts of what is built at TARGET lie in a hidden folder beside it:
+The parts of what is built at TARGET lie in a hidden folder beside it, .TARGET.parts,
+and there in one that is named by the digest of the plan:
 
     plan.json          what is built from what, and where each part begins
     tokenizers/NAME    for a store
-    00000, 00001, ...  the parts: each a small store without manifest's description,
-                       or lines of a passage file, with the hashes of its ids
+    00000, 00001, ...  the parts: each the files of a small store, or lines of a passage
+                       file, with the hashes of its ids
 
 A part is there when it is whole, so a build that was killed goes on behind the parts
 that are there. Whoever sees the corpus and that folder can write any part: processes of
@@ -43,7 +44,7 @@ from art_jax.errors import ConfigError, DataError
 
 PART_BYTES = 1 << 24
 _BYTES_PER_BUCKET = 1 << 30
-_HASHES, _LINES = "id_hashes.u64", "lines.utf8"
+_PLAN, _HASHES, _LINES = "plan.json", "id_hashes.u64", "lines.utf8"
 _STORE = "store"
 _BATCH_PASSAGES = 2048
 
@@ -139,9 +140,9 @@ def build(
     target = pathlib.Path(target)
     kind = _target_kind(target)
     _check_target(corpus, target, kind, tokenizers, overwrite)
-    with _parts_folder(target) as folder:
-        plan = _make_plan(corpus, kind, tokenizers, folder, part_bytes)
-        _open_folder(folder, plan, tokenizers)
+    with _parts_folder(target) as around:
+        plan = _make_plan(corpus, kind, tokenizers, around, part_bytes)
+        folder = _open_folder(around, plan, tokenizers)
         with _watching(folder, plan, progress, progress_seconds):
             (run or run_processes)(folder, plan)
         _check_unchanged(corpus, plan.source)
@@ -171,14 +172,10 @@ def run_processes(folder: pathlib.Path, plan: Plan, *, num_processes: int = 1) -
         num_processes: at most; 1, or a single part: this one, with the threads that
             tokenisers start.
     """
-    todo = [
-        index
-        for index in range(len(plan.parts))
-        if not _part_folder(folder, index).exists()
-    ]
-    num_processes = min(num_processes, len(todo))
-    if num_processes <= 1:
-        for index in todo:
+    indices = range(len(plan.parts))
+    num_processes = min(num_processes, len(indices))
+    if num_processes == 1:
+        for index in indices:
             write_part(folder, index)
         for bucket in range(plan.num_buckets):
             check_ids(folder, bucket)
@@ -187,10 +184,10 @@ def run_processes(folder: pathlib.Path, plan: Plan, *, num_processes: int = 1) -
         num_processes,
         # A forked copy of threads that hold locks would wait for them for ever.
         multiprocessing.get_context("spawn"),
-        initializer=_use_one_thread,
+        initializer=_start_process,
     ) as pool:
         try:
-            for _ in pool.map(functools.partial(write_part, folder), todo):
+            for _ in pool.map(functools.partial(write_part, folder), indices):
                 pass
             checks = functools.partial(check_ids, folder)
             for _ in pool.map(checks, range(plan.num_buckets)):
@@ -282,7 +279,7 @@ def check_ids(folder: str | os.PathLike, bucket: int) -> None:
 
 def read_plan(folder: str | os.PathLike) -> Plan:
     """The plan in a folder of parts."""
-    text = (pathlib.Path(folder) / "plan.json").read_text(encoding="utf-8")
+    text = (pathlib.Path(folder) / _PLAN).read_text(encoding="utf-8")
     record = json.loads(text)
     corpus = record["corpus"]
     return Plan(
@@ -352,13 +349,13 @@ def _check_target(
 
 @contextlib.contextmanager
 def _parts_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder of parts beside a target; it stays where a build can go on from it."""
+    """The folder around parts; it stays where a build can go on from what is there."""
     folder = target.with_name(f".{target.name}.parts")
     with atomic.locked_directory(folder, making=target):
         try:
             yield folder
         except BaseException as error:
-            has_parts = any(child.name.isdecimal() for child in folder.iterdir())
+            has_parts = any(path.name.isdecimal() for path in folder.glob("*/*"))
             # A corpus that is mended is another one, and needs all parts anew.
             if isinstance(error, DataError) or not has_parts:
                 shutil.rmtree(folder)
@@ -396,20 +393,33 @@ def _make_plan(
 
 
 def _open_folder(
-    folder: pathlib.Path, plan: Plan, tokenizers: Mapping[str, Tokenizer]
-) -> None:
-    """Keeps the parts of the same plan, clears away those of another, writes it."""
+    around: pathlib.Path, plan: Plan, tokenizers: Mapping[str, Tokenizer]
+) -> pathlib.Path:
+    """Returns the folder of a plan's parts, its name being the plan's digest.
+
+    Those of other plans go. A worker that outlived its build and writes there still
+    finds nothing, and this build nothing of it.
+    """
     text = json.dumps(dataclasses.asdict(plan))
-    path = folder / "plan.json"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        for child in folder.iterdir():
-            if str(child) != plan.corpus.path:
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
+    folder = around / hashlib.sha256(text.encode()).hexdigest()[:16]
+    for child in around.iterdir():
+        if child != folder and str(child) != plan.corpus.path:
+            _remove(child)
+    folder.mkdir(exist_ok=True)
+    if not (folder / _PLAN).exists():
         for name, tokenizer in tokenizers.items():
             save_tokenizer(tokenizer, folder / "tokenizers" / name)
-        atomic.write_text(path, text)
+        atomic.write_text(folder / _PLAN, text)
     for child in folder.glob(".*"):
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
+        _remove(child)
+    return folder
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager
@@ -537,9 +547,15 @@ def _load_tokenizer(folder: str | os.PathLike, name: str, digest: str) -> Tokeni
     return load_tokenizer(pathlib.Path(folder) / "tokenizers" / name)
 
 
-def _use_one_thread() -> None:
-    """Keeps tokenisers of several processes from starting threads for each core."""
+def _start_process() -> None:
+    """Sets up a process of `run_processes`: one thread, and no life after the build."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _describe_corpus(corpus: Corpus) -> dict[str, Any]:

@@ -5,7 +5,10 @@ import gzip
 import json
 import os
 import pathlib
+import select
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -146,7 +149,7 @@ def test_a_killed_build_goes_on_behind_its_parts(tmp_path, corpus, monkeypatch):
     with pytest.raises(Killed):
         build(corpus, target, TOKENIZERS, run=stop_after(2), part_bytes=300)
     assert not target.exists()
-    parts = tmp_path / ".store.parts"
+    (parts,) = (tmp_path / ".store.parts").iterdir()
     (parts / ".00002-left").mkdir()
     written = []
     original = evidence.write_rows
@@ -168,7 +171,41 @@ def test_a_killed_build_goes_on_behind_its_parts(tmp_path, corpus, monkeypatch):
     assert written == [f".{index:05d}" for index in range(2, last)]
     assert 0 < seen[0][0] < seen[-1][0] == len(list(read_corpus(corpus)))
     assert 0 < seen[0][1] < seen[-1][1] == 1.0
-    assert not parts.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ks.json", "store"]
+
+
+BLOCKED_BUILD = """
+import os
+from art_jax.data import evidence_parts
+from art_jax.data.corpora import find_corpus
+
+def run(folder, plan):
+    os.rename("pipe", "docs/a.md")
+    evidence_parts.run_processes(folder, plan, num_processes=2)
+
+if __name__ == "__main__":
+    evidence_parts.build(find_corpus("docs"), "p.tsv", run=run, part_bytes=1)
+"""
+
+
+def test_processes_of_a_killed_build_end_too(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("One.")
+    (tmp_path / "docs" / "b.md").write_text("Two.")
+    (tmp_path / "blocked.py").write_text(BLOCKED_BUILD)
+    os.mkfifo(tmp_path / "pipe")
+    os.link(tmp_path / "pipe", tmp_path / "our_end")
+    builder = subprocess.Popen([sys.executable, "blocked.py"], cwd=tmp_path)
+    try:
+        # Returns when a process reads the other end, in place of a.md.
+        writer = os.open(tmp_path / "our_end", os.O_WRONLY)
+    finally:
+        builder.kill()
+        builder.wait()
+    poll = select.poll()
+    poll.register(writer, select.POLLERR)
+    assert poll.poll(60_000)  # milliseconds until nobody reads any more
+    os.close(writer)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +373,7 @@ def test_a_build_that_ends_before_its_first_part_leaves_nothing(tmp_path, corpus
     assert [p.name for p in tmp_path.iterdir()] == ["ks.json"]
     with pytest.raises(Killed):
         build(corpus, tmp_path / "p.tsv", run=stop_after(1), part_bytes=300)
-    assert (tmp_path / ".p.tsv.parts" / "00000").is_dir()
+    assert len(list(tmp_path.glob(".p.tsv.parts/*/00000"))) == 1
 
 
 def test_parts_say_how_much_they_hold(tmp_path, corpus):
