@@ -86,9 +86,7 @@ def _format_names(options) -> tuple[str, str]:
             names = of_kind or names
         read_name = format_guesses.chosen(names, options.source, "--from")
     if write_name is None:
-        if read_name not in FORMATS:
-            convert.formats_of(read_name, read_name, FORMATS)
-        kind = FORMATS[read_name].kind
+        kind = convert.known_format(read_name, FORMATS).kind
         names = format_guesses.guess_target(options.target, kind, FORMATS)
         write_name = format_guesses.chosen(names, options.target, "--to")
     return read_name, write_name

@@ -103,11 +103,9 @@ def check_file(
         DataError: the file cannot be opened, or its format cannot be told.
     """
     name = file_format or guess_format(path)
-    if name not in formats or name == "beir":
-        known = ", ".join(one for one in formats if one != "beir")
-        raise ConfigError(f"there is no format {name!r} of files: choose of {known}.")
-    convert.check_source(path, formats[name])
-    kind = formats[name].kind
+    files = {one: each for one, each in formats.items() if one != "beir"}
+    convert.check_source(path, convert.known_format(name, files))
+    kind = files[name].kind
     faults, tally = _Faults(os.fspath(path)), _TALLIES[kind]()
     samples = []
     for number, row in _rows(path, name, faults, formats):

@@ -445,6 +445,19 @@ KILT_EXAMPLES = Format(
 )
 
 
+def known_format(name: str, formats: Mapping[str, Format] = FORMATS) -> Format:
+    """The format of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in formats:
+        raise ConfigError(
+            f"there is no format {name!r}: choose of {', '.join(formats)}."
+        )
+    return formats[name]
+
+
 def formats_of(
     read_name: str, write_name: str, formats: Mapping[str, Format] = FORMATS
 ) -> tuple[Format, Format]:
@@ -453,12 +466,7 @@ def formats_of(
     Raises:
         ConfigError: there is no format of a name, or the two are not of a kind.
     """
-    for name in (read_name, write_name):
-        if name not in formats:
-            raise ConfigError(
-                f"there is no format {name!r}: choose of {', '.join(formats)}."
-            )
-    read_as, write_as = formats[read_name], formats[write_name]
+    read_as, write_as = (known_format(one, formats) for one in (read_name, write_name))
     if read_name == "kilt" and write_as.kind is TrainingExample:
         read_as = KILT_EXAMPLES
     _check_pair(read_as, write_as)

@@ -127,7 +127,7 @@ def test_the_format_can_be_given(tmp_path):
     path = put(tmp_path / "a.txt", "x\n")
     assert check_file(path, "text-questions").kind == "questions"
     for name in ("answers", "beir"):
-        with pytest.raises(ConfigError, match=f"no format {name!r} of files: choose"):
+        with pytest.raises(ConfigError, match=f"no format {name!r}: choose of dpr"):
             check_file(path, name)
 
 
