@@ -30,7 +30,7 @@ from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
 from art_jax.data.judgments import Judgment
 from art_jax.data.passages import Passage, SeenIds
 from art_jax.data.questions import Question
-from art_jax.errors import ConfigError, DataError
+from art_jax.errors import DataError
 
 MAX_PROBLEMS = 20
 NUM_SAMPLES = 3
