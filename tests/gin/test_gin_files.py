@@ -23,7 +23,7 @@ from art_jax.training import grad_cache, update
 GIN = pathlib.Path(__file__).parents[2] / "gin"
 RUNS = sorted(path.name for path in (GIN / "runs").glob("*.gin"))
 FROM_SCRATCH = {"own_documents.gin", "quickstart.gin"}
-OWN_FILES = {*FROM_SCRATCH, "own_documents_from_bert.gin"}
+OWN_FILES = {*FROM_SCRATCH, "own_documents_from_bert.gin", "own_examples.gin"}
 DPR_RUNS = [name for name in RUNS if name.startswith("dpr_")]
 ART_RUNS = [name for name in RUNS if name not in {*OWN_FILES, *DPR_RUNS}]
 REQUIRED = {
@@ -40,6 +40,7 @@ REQUIRED = {
     },
     **{name: {"MODEL_DIR", "PASSAGES", "INITIAL_CHECKPOINT_PATH"} for name in DPR_RUNS},
     "own_documents.gin": {"MODEL_DIR", "PASSAGES", "QUERIES"},
+    "own_examples.gin": {"MODEL_DIR", "PASSAGES", "TRAIN_EXAMPLES"},
     "own_documents_from_bert.gin": {
         "MODEL_DIR",
         "PASSAGES",
@@ -84,12 +85,14 @@ def test_stages_and_encoder_build_and_fit_each_other(run):
     methods = [type(stage.method) for stage in stages]
     if run in DPR_RUNS:
         assert methods == [Dpr]
+    elif run == "own_examples.gin":
+        assert methods == [Ict, Dpr]
     else:
         assert methods == ([Ict, Art] if run in FROM_SCRATCH else [Art])
     for stage in stages:
         assert stage.train_steps >= 1
         stage.optimizer.build(stage.train_steps)
-    if run in DPR_RUNS:
+    if methods[-1] is Dpr:
         return
     teacher = stages[-1].method.teacher
     wanted = QueryLikelihoodTeacher if run in OWN_FILES else T5Teacher
@@ -403,6 +406,23 @@ def test_the_users_own_run_is_the_quickstarts_on_other_texts():
     (passages, task) = arguments("passages", "mixture_or_task_name")
     assert passages == "given"
     assert task.startswith("local_")
+
+
+def test_own_examples_begin_as_own_documents_do():
+    parse("own_documents.gin")
+    documents = arguments("encoder", "stages", "task_feature_lengths", "vocab_size")
+    parse("own_examples.gin")
+    examples = arguments("encoder", "stages", "task_feature_lengths", "vocab_size")
+    assert (examples[0], examples[2:]) == (documents[0], documents[2:])
+    # The same, but for the table, of which it makes none.
+    theirs, ours = documents[1][0], examples[1][0]
+    same = {"refresh_every_steps": None, "seed": 0}
+    optimizer = dataclasses.replace(
+        theirs.optimizer, warmup_steps=11, warmup_share=0.01, clip_norm=1.0
+    )
+    assert dataclasses.replace(ours, **same) == dataclasses.replace(
+        theirs, optimizer=optimizer, **same
+    )
 
 
 def test_the_quickstart_reads_the_installed_documentation():
