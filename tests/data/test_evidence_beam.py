@@ -58,6 +58,8 @@ def test_the_bytes_are_those_of_one_process(tmp_path, corpus, run, chosen):
 def test_parts_that_are_there_are_kept(tmp_path, corpus, run, monkeypatch):
     def stop(folder, plan):
         evidence_parts.write_part(folder, 1)
+        (folder / "faults").mkdir()
+        (folder / "faults" / "part-00000.json").write_text("{}")
         raise KeyboardInterrupt
 
     target = tmp_path / "p.jsonl"
