@@ -84,6 +84,7 @@ setuptools.setup(
         "scann": [SCANN],
         "test": [
             "hypothesis",
+            "matplotlib",
             "pyarrow",
             "pytest",
             "pytest-timeout",

@@ -414,34 +414,9 @@ def evaluate_task(
         DataError: a question has nothing to be judged by, or a passage comes twice in
             its ranking.
     """
-    metric_objects = _check_task(task_name, split)
     given = {_OutputType.SCORE: retrieve, _OutputType.PREDICTION: predict}
-    for metric in metric_objects:
-        if given.get(metric.model_output_type) is None:
-            kind = _OutputType.to_str(metric.model_output_type)
-            raise ConfigError(
-                f"the task {task_name!r} is measured by {type(metric).__name__}, which "
-                f"needs a model output of kind {kind!r}: "
-                + (
-                    "give texts that were generated (--predictions FILE)"
-                    if metric.model_output_type == _OutputType.PREDICTION
-                    else "give something that finds passages"
-                )
-            )
-    loggers = ()
-    if output_dir is not None:
-        os.makedirs(output_dir, exist_ok=True)
-        loggers = (seqio.JSONLogger,)
-    with _without_warnings():
-        evaluator = seqio.Evaluator(
-            task_name,
-            RetrieverQueryConverter(),
-            eval_split=split,
-            sequence_length={"query": max_tokens},
-            logger_cls=loggers,
-            log_dir=None if output_dir is None else os.fspath(output_dir),
-            async_compute_metrics=False,
-        )
+    _check_task(task_name, split, [kind for kind in given if given[kind] is not None])
+    evaluator = _make_evaluator(task_name, split, max_tokens, output_dir)
     table = _read_questions(evaluator, task_name)
     outputs = {}
 
@@ -513,8 +488,28 @@ def _without_warnings() -> Iterator[None]:
         absl.logging.set_verbosity(verbosity)
 
 
-def _check_task(task_name: str, split: str) -> Sequence[seqio.metrics.Metric]:
-    """The metrics of a task."""
+def _make_evaluator(
+    task_name: str, split: str, max_tokens: int, output_dir: str | os.PathLike | None
+) -> seqio.Evaluator:
+    """SeqIO's evaluator of one task; it has read the questions."""
+    loggers = ()
+    if output_dir is not None:
+        os.makedirs(output_dir, exist_ok=True)
+        loggers = (seqio.JSONLogger,)
+    with _without_warnings():
+        return seqio.Evaluator(
+            task_name,
+            RetrieverQueryConverter(),
+            eval_split=split,
+            sequence_length={"query": max_tokens},
+            logger_cls=loggers,
+            log_dir=None if output_dir is None else os.fspath(output_dir),
+            async_compute_metrics=False,
+        )
+
+
+def _check_task(task_name: str, split: str, given: Sequence[_OutputType]) -> None:
+    """Raises ConfigError where outputs of these kinds do not do for a task."""
     tasks = tasks_with_split(task_name, split)
     if [task.name for task in tasks] != [task_name]:
         raise ConfigError(
@@ -526,7 +521,18 @@ def _check_task(task_name: str, split: str) -> Sequence[seqio.metrics.Metric]:
             f"the task {task_name!r} states no metric: register it with "
             "metric_objs=[art_jax.evaluation.evaluator.TopKAccuracy()]"
         )
-    return tasks[0].metric_objs
+    for metric in tasks[0].metric_objs:
+        kind = metric.model_output_type
+        if kind not in given:
+            way_out = (
+                "give texts that were generated (--predictions FILE)"
+                if kind == _OutputType.PREDICTION
+                else "give something that finds passages"
+            )
+            raise ConfigError(
+                f"the task {task_name!r} is measured by {type(metric).__name__}, which "
+                f"needs a model output of kind {_OutputType.to_str(kind)!r}: {way_out}."
+            )
 
 
 def _read_questions(evaluator: seqio.Evaluator, task_name: str) -> QuestionTable:

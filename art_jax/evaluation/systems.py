@@ -211,18 +211,14 @@ def without_identical_ids(system: System, k: int) -> System:
 
     def retrieve(questions: QuestionTable) -> np.ndarray:
         found = system.retrieve(questions)
-        kept = [
-            [
+        result = np.empty((len(found), min(k, found.shape[1])), object)
+        for place, question_id in enumerate(questions.question_ids):
+            others = [
                 one
-                for one in row
+                for one in found[place]
                 if one is not None and one.passage.passage_id != question_id
-            ][:k]
-            for question_id, row in zip(questions.question_ids, found, strict=True)
-        ]
-        depth = min(k, found.shape[1])
-        result = np.empty((len(kept), depth), object)
-        for place, row in enumerate(kept):
-            result[place, : len(row)] = row[:depth]
+            ][: result.shape[1]]
+            result[place, : len(others)] = others
         return result
 
     return dataclasses.replace(system, retrieve=retrieve)

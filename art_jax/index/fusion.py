@@ -174,13 +174,16 @@ def _union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _values_at(
     rows: np.ndarray, found: np.ndarray, values: np.ndarray, *, missing: float
 ) -> np.ndarray:
-    """The values of `rows` [B, m] among those `found` [B, n]; `missing` elsewhere."""
+    """The values of `rows` [B, m] among those `found` [B, n]; `missing` elsewhere.
+
+    What stands where a row is -1 means nothing.
+    """
     result = np.full(rows.shape, missing)
     for place, (wanted, some) in enumerate(zip(rows, found, strict=True)):
         order = np.argsort(some, kind="stable")
         spots = np.searchsorted(some, wanted, sorter=order)
         spots = order[np.minimum(spots, len(some) - 1)]
-        is_there = (some[spots] == wanted) & (wanted >= 0)
+        is_there = some[spots] == wanted
         result[place, is_there] = values[place, spots[is_there]]
     return result
 

@@ -149,6 +149,18 @@ def test_measures_of_all_texts_together():
     assert got["bleu_4"] == pytest.approx(1)
     assert got["distinct_3"] == 6 / 8
     assert got["q_bleu"].shape == (2,)
+    # The set's own numbers, of the COCO evaluation.
+    near = ["this state has the largest number of counties in the u s"]
+    right = [(("this state has the largest number of counties in the us",),)]
+    other = measures.evaluate_texts(near, right, ("bleu_1", "bleu_2", "bleu_4"))
+    tokens = [near[0].split()], [[right[0][0][0].split()]]
+    want = measures.bleu(*tokens)
+    assert (other["bleu_1"], other["bleu_2"], other["bleu_4"]) == (
+        want[0],
+        want[1],
+        want[3],
+    )
+    assert other["bleu_1"] != other["bleu_4"]
     with pytest.raises(ConfigError, match="no measure 'bleu_5' of texts: .*bleu_4"):
         measures.evaluate_texts(predictions, references, ["bleu_5"])
     with pytest.raises(DataError, match="text 0 has no reference"):

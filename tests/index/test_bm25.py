@@ -103,8 +103,10 @@ def test_an_index_is_kept_beside_its_evidence(evidence, monkeypatch):
         )
     assert bm25.search_bm25(again, ["C"], 1).rows.tolist() == [[4]]
     manifest.verify_manifest(folder)
-    # Other settings are another index.
+    # Other settings are another index, and so are other passages.
     assert bm25.index_folder(evidence, bm25.Bm25Settings()) != folder
+    other = build_evidence([Passage("1", "x")], evidence.directory.parent / "new", {})
+    assert bm25.index_folder(other, settings) != folder
     with pytest.raises(CorruptError, match="no BM25 index with these settings"):
         bm25.load_bm25(folder, bm25.Bm25Settings())
 

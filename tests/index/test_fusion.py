@@ -106,6 +106,7 @@ def test_scores_of_named_rows_are_those_of_the_search(mesh, dtype, monkeypatch):
     got = fusion.score_rows(table, queries, rows)
     want = np.einsum("bkd,bd->bk", values[rows], queries)
     np.testing.assert_array_equal(got, np.where(rows >= 0, want, -np.inf))
+    queries[:, 0] += 2**-12  # lost in bfloat16: the search rounds queries, too
     found = search(table, queries, k=3)
     np.testing.assert_array_equal(
         fusion.score_rows(table, queries, found.rows), found.scores
