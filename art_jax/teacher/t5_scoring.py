@@ -108,8 +108,9 @@ class T5Teacher:
             raise ConfigError(
                 f"T5Teacher.vocabulary is {self.vocabulary!r}, and no file, and none "
                 f"lies beside the weights in {self.checkpoint_path}: set "
-                "TEACHER_VOCABULARY to the teacher's SentencePiece model, which T5 "
-                "calls sentencepiece.model and Hugging Face spiece.model."
+                "TEACHER_VOCABULARY (rerank: --vocabulary) to the teacher's "
+                "SentencePiece model, which T5 calls sentencepiece.model and Hugging "
+                "Face spiece.model."
             )
         tokenizer = load_sentencepiece(vocabulary)
         if tokenizer.vocab_size > self.config.vocab_size:
