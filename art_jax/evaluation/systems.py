@@ -170,7 +170,8 @@ def file_system(
     def retrieve(questions: QuestionTable) -> np.ndarray:
         found = rankings.rank_questions(read, questions.questions, missing=missing)
         found = found[:, :k]
-        if read_passages is not None:
+        # KILT's predictions name places of Wikipedia, which no corpus has as ids.
+        if read_passages is not None and read.file_format != "kilt":
             found = rankings.with_texts(found, read_passages())
         return found
 

@@ -141,6 +141,12 @@ def test_predictions_of_a_file(tmp_path):
     system = systems.file_system(path, k=1, missing="zero")
     assert system.name == "predictions"
     assert system.predict(TABLE) == ["ann", "", ""]
+    path.write_text('{"id": "p0", "output": [{"provenance": [{"wikipedia_id": 7}]}]}\n')
+    system = systems.file_system(
+        path, k=1, missing="zero", read_passages=lambda: iter(PASSAGES)
+    )
+    assert ids(system.retrieve(TABLE)) == [["7"], [], []]
+    path.write_text('{"id": "p0", "output": [{"answer": "ann"}]}\n')
     with pytest.raises(ConfigError, match="lacks 2 of 3 questions.*'p1'"):
         systems.file_system(path, k=1).predict(TABLE)
 
