@@ -156,6 +156,7 @@ def test_a_killed_build_goes_on_behind_its_parts(tmp_path, corpus, monkeypatch):
 
     def write_rows(directory, *rest, **options):
         written.append(directory.name.split("-")[0])
+        assert not (parts / ".00002-left").exists()
         return original(directory, *rest, **options)
 
     monkeypatch.setattr(evidence, "write_rows", write_rows)
