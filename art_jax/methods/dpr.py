@@ -191,38 +191,12 @@ class Dpr:
         del directory
         self.check(workspace, batch_size, num_chunks)
         table, own_rows = self._examples(workspace)
-        batches_per_epoch = [
-            max(1, int(one.sampling_rate * (int(size) // batch_size)))
-            for one, size in zip(table.sets, np.diff(table.set_offsets), strict=True)
-        ]
 
         def make_batch(step: int) -> dict[str, jax.Array]:
-            chosen, batch = choose_set(batches_per_epoch, seed=seed, step=step)
-            first, last = table.set_offsets[chosen : chosen + 2]
-            examples = first + batch_rows(
-                int(last - first), batch_size, seed=seed, step=batch
+            arrays = self.batch(
+                workspace, table, own_rows, batch_size=batch_size, seed=seed, step=step
             )
-            one = table.sets[chosen]
-            rows = self.draw_passages(
-                table,
-                examples,
-                shuffle_positives=one.shuffle_positives,
-                seed=(seed, step),
-            )
-            arrays = {
-                "query_tokens": layout_rows(
-                    workspace.query_layout, table.questions, examples
-                ),
-                "loss_scales": np.full(batch_size, one.loss_scale, np.float32),
-            }
-            if own_rows is not None:
-                return workspace.put_batch(arrays | {"own_rows": own_rows[rows[:, 0]]})
-            # A slot without a passage is read as the right one, and masked in the loss.
-            filled = np.where(rows >= 0, rows, rows[:, :1])
-            tokens = layout_rows(workspace.passage_layout, table.passages, filled)
-            return workspace.put_batch(
-                arrays | {"passage_tokens": tokens, "passage_rows": rows}
-            )
+            return workspace.put_batch(arrays)
 
         encoder, mesh = workspace.encoder, workspace.mesh
         if own_rows is None:
@@ -246,6 +220,59 @@ class Dpr:
             frozen=() if encoder.shared else self._frozen_towers(),
             evaluate=self._evaluation(workspace),
         )
+
+    def batch(
+        self,
+        workspace: Workspace,
+        table: ExampleTable,
+        own_rows: np.ndarray | None,
+        *,
+        batch_size: int,
+        seed: int,
+        step: int,
+    ) -> dict[str, np.ndarray]:
+        """Returns the arrays of a step's batch, on the host.
+
+        Args:
+            workspace: how questions and passages are laid out.
+            table: of examples.
+            own_rows: [M] int32, where its passages stand in the evidence, for
+                "all_passages"; else None.
+            batch_size: B.
+            seed: of the run's batches.
+            step: which of them.
+
+        Returns:
+            query_tokens [B, Q] and loss_scales [B]; with passage_tokens [B, P, L] and
+            passage_rows [B, P], of the table, -1 for none; or with own_rows [B].
+        """
+        sizes = np.diff(table.set_offsets) // batch_size
+        batches_per_epoch = [
+            max(1, int(one.sampling_rate * int(size)))
+            for one, size in zip(table.sets, sizes, strict=True)
+        ]
+        chosen, number = choose_set(batches_per_epoch, seed=seed, step=step)
+        one = table.sets[chosen]
+        first, last = map(int, table.set_offsets[chosen : chosen + 2])
+        examples = first + batch_rows(last - first, batch_size, seed=seed, step=number)
+        rows = self.draw_passages(
+            table,
+            examples,
+            shuffle_positives=one.shuffle_positives,
+            seed=(seed, step),
+        )
+        arrays = {
+            "query_tokens": layout_rows(
+                workspace.query_layout, table.questions, examples
+            ),
+            "loss_scales": np.full(batch_size, one.loss_scale, np.float32),
+        }
+        if own_rows is not None:
+            return arrays | {"own_rows": own_rows[rows[:, 0]]}
+        # A slot without a passage is read as the right one, and masked in the loss.
+        filled = np.where(rows >= 0, rows, rows[:, :1])
+        tokens = layout_rows(workspace.passage_layout, table.passages, filled)
+        return arrays | {"passage_tokens": tokens, "passage_rows": rows}
 
     def draw_passages(
         self,

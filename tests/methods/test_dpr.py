@@ -60,7 +60,7 @@ def table(tiny):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def default(train_file):
     return Dpr(
         [ExampleSet(path=train_file)],
@@ -137,8 +137,14 @@ def numpy_twin(params, batch):
     return loss, accuracy, grads
 
 
+@pytest.fixture(scope="module")
+def plain_result(tiny, tiny_evidence, default):
+    """A step of the default on one device, in one chunk."""
+    return one_step(tiny, make_space(tiny, tiny_evidence), default)
+
+
 @pytest.mark.parametrize(
-    ("num_devices", "num_chunks"), [(1, 1), (1, 4), (1, 16), (2, 4), (8, 1), (8, 2)]
+    ("num_devices", "num_chunks"), [(1, 1), (1, 16), (2, 4), (8, 2)]
 )
 def test_equals_a_slow_twin_on_any_devices_and_in_any_chunks(
     tiny, tiny_evidence, default, num_devices, num_chunks
@@ -154,7 +160,9 @@ def test_equals_a_slow_twin_on_any_devices_and_in_any_chunks(
         np.testing.assert_allclose(grads[name]["embedding"], grad, atol=6e-7)
 
 
-def test_dropout_draws_the_same_on_any_devices(tiny, tiny_evidence, default):
+def test_dropout_draws_the_same_on_any_devices(
+    tiny, tiny_evidence, default, plain_result
+):
     method = dataclasses.replace(default, dropout=True)
     results = [
         one_step(tiny, make_space(tiny, tiny_evidence, devices), method, num_chunks=2)
@@ -165,8 +173,7 @@ def test_dropout_draws_the_same_on_any_devices(tiny, tiny_evidence, default):
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, atol=6e-7), grads, other_grads
     )
-    without = one_step(tiny, make_space(tiny, tiny_evidence), default)[0]
-    assert abs(metrics["loss"] - without["loss"]) > 1e-3
+    assert abs(metrics["loss"] - plain_result[0]["loss"]) > 1e-3
 
 
 def drawn(table, examples=None, *, step=0, shuffle=False, **settings):
@@ -298,31 +305,32 @@ def test_a_second_copy_of_the_right_passage_may_be_masked():
     np.testing.assert_allclose(losses[0], want, rtol=1e-6)
 
 
-def test_the_gradient_can_be_scaled_as_the_official_codes(tiny, tiny_evidence, default):
-    space = make_space(tiny, tiny_evidence)
-    metrics, grads, _ = one_step(tiny, space, default, num_chunks=2)
-    eighth = dataclasses.replace(default, gradient_scale=1 / 8)
-    got_metrics, got, _ = one_step(tiny, space, eighth, num_chunks=2)
-    np.testing.assert_allclose(got_metrics["loss"], metrics["loss"], rtol=1e-6)
+def test_loss_and_gradient_can_be_scaled(tiny, tiny_evidence, default, plain_result):
+    half = dataclasses.replace(default.train_sets[0], loss_scale=0.5)
+    method = dataclasses.replace(default, train_sets=[half], gradient_scale=1 / 8)
+    got_metrics, got, _ = one_step(tiny, make_space(tiny, tiny_evidence), method)
+    metrics, grads, _ = plain_result
+    np.testing.assert_allclose(got_metrics["loss"], metrics["loss"] / 2, rtol=1e-6)
     np.testing.assert_allclose(
-        got_metrics["grad_norm"], metrics["grad_norm"] / 8, rtol=1e-5
+        got_metrics["grad_norm"], metrics["grad_norm"] / 16, rtol=1e-5
     )
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b / 8, atol=6e-7), got, grads
+        lambda a, b: np.testing.assert_allclose(a, b / 16, atol=6e-7), got, grads
     )
 
 
 @pytest.mark.parametrize("side", ["query", "passage"])
-def test_a_frozen_tower_stays_as_it_is(tiny, tiny_evidence, default, side):
+def test_a_frozen_tower_stays_as_it_is(
+    tiny, tiny_evidence, default, plain_result, side
+):
     space = make_space(tiny, tiny_evidence)
-    _, want, _ = one_step(tiny, space, default, num_chunks=2)
     method = dataclasses.replace(default, **{f"train_{side}_tower": False})
     assert method.bind(space, batch_size=8, seed=0).frozen == (side,)
     _, grads, _ = one_step(tiny, space, method, num_chunks=2)
     other = {"query": "passage", "passage": "query"}[side]
     assert not grads[side]["embedding"].any()
     np.testing.assert_allclose(
-        grads[other]["embedding"], want[other]["embedding"], atol=6e-7
+        grads[other]["embedding"], plain_result[1][other]["embedding"], atol=6e-7
     )
 
 
@@ -358,19 +366,7 @@ def test_batches_are_of_one_set_each_and_carry_its_scale(tiny, tiny_evidence, tm
     assert counts[24:].tolist() == [4] * 8
 
 
-def test_a_sets_scale_multiplies_its_loss(tiny, tiny_evidence, default):
-    space = make_space(tiny, tiny_evidence)
-    metrics, grads, _ = one_step(tiny, space, default)
-    one = dataclasses.replace(default.train_sets[0], loss_scale=0.5)
-    half = dataclasses.replace(default, train_sets=[one])
-    got_metrics, got, _ = one_step(tiny, space, half)
-    np.testing.assert_allclose(got_metrics["loss"], metrics["loss"] / 2, rtol=1e-6)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b / 2, atol=6e-7), got, grads
-    )
-
-
-@pytest.mark.parametrize(("num_devices", "num_chunks"), [(1, 1), (2, 2), (8, 1)])
+@pytest.mark.parametrize(("num_devices", "num_chunks"), [(1, 1), (8, 2)])
 def test_all_passages_as_negatives_equal_a_plain_softmax(
     tiny, tiny_evidence, train_file, num_devices, num_chunks
 ):
