@@ -194,6 +194,22 @@ def test_the_worked_example(rules, depth):
         np.testing.assert_allclose(found.scores[0, 1], np.log(0.45), rtol=1e-6)
 
 
+def test_what_the_model_rules_out_is_not_picked():
+    # Two choices are left, in two branches of two nodes; the third is impossible.
+    logits = [[1.0, 0.5, -np.inf]] * 3
+    found = tree.pick_tree(
+        *table_step(logits),
+        jnp.array([0], jnp.int32),
+        jnp.arange(3, dtype=jnp.int32)[None],
+        jnp.ones((1, 3), bool),
+        TreeRules(),
+        k=3,
+    )
+    assert found.choices.tolist() == [[0, 1, -1]]
+    assert found.scores[0, 2] == -np.inf
+    assert (found.nodes.tolist(), found.depth.tolist()) == ([4], [2])
+
+
 def test_length_penalties_are_the_published_ones():
     table = {
         1.5: (1, 1.2601, 1.5396, 1.8371),
