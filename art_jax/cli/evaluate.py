@@ -94,7 +94,11 @@ def run(options) -> None:
         record["baseline"] = describe_baseline(other, measured, baselines)
     write_record(output_dir, system.name, record)
     write_files(options, system.name, measured)
-    curves = find_curves(measured) if options.plot is not None else {}
+    curves = {}
+    if options.plot is not None:
+        curves = find_curves(measured)
+        others = find_curves(baselines)
+        curves |= {f"{label} ({other.name})": others[label] for label in others}
     if options.plot:
         report.plot_curves(curves, options.plot)
     if options.json:

@@ -271,7 +271,8 @@ def test_two_systems_are_compared(art_jax, finished_run, corpus, tmp_path):
     want = 2 / 2**num_lost if num_lost else 1.0
     assert baseline["p_values"]["top_1_accuracy"] == want
     assert "p-value" in out
-    assert "top-k accuracy\n     1  " in out
+    assert "answers.jsonl: top-k accuracy\n     1  " in out
+    assert "answers.jsonl (bm25): top-k accuracy\n     1  " in out
 
 
 def test_several_tasks_have_a_mean(art_jax, corpus, tmp_path, monkeypatch):
