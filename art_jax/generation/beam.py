@@ -15,6 +15,9 @@ from art_jax.generation.steps import (
     next_log_likelihoods,
 )
 
+# Neighbours of which the best is looked at first.
+_BLOCK = 128
+
 PENALTIES = ("t5x", "power")
 STOPS = ("proven", "likely", "full")
 
@@ -304,24 +307,32 @@ def _best(beams: _Beams, count: int) -> tuple[_Beams, jax.Array]:
 
 
 def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """What `lax.top_k` gives of each row of values, [B, n], a maximum at a time.
+    """What `lax.top_k` gives of each row of values, [B, n], float32; exact.
 
-    Beams are few and rows long: where rows are split over devices `top_k` gathers
-    them on each, and on GPUs it sorts them.
+    The best lie in the `count` blocks of the highest maxima, so that two short sorts
+    do: where rows are split over devices `top_k` gathers them on each, and on GPUs it
+    sorts them whole.
     """
-    everywhere = jnp.arange(values.shape[1], dtype=jnp.int32)[None]
-    # Above what is taken already, so that no place comes twice.
-    lowest = jnp.finfo(values.dtype).min
+    length = values.shape[1]
+    if length <= 2 * count * _BLOCK:
+        return _top_of_few(values, count)
+    missing = -length % _BLOCK
+    blocks = jnp.pad(values, ((0, 0), (0, missing)), constant_values=-jnp.inf)
+    blocks = blocks.reshape(len(values), -1, _BLOCK)
+    _, chosen = _top_of_few(blocks.max(axis=2), count)
+    # In order of place, so that of equals the first comes first.
+    chosen = jnp.sort(chosen, axis=1)
+    kept = jnp.take_along_axis(blocks, chosen[..., None], axis=1)
+    best, places = _top_of_few(kept.reshape(len(values), -1), count)
+    chosen = jnp.take_along_axis(chosen, places // _BLOCK, axis=1)
+    # Padding is met where nothing else is above -inf.
+    return best, jnp.minimum(chosen * _BLOCK + places % _BLOCK, length - 1)
 
-    def take(left: jax.Array, _):
-        best = jnp.max(left, axis=1)
-        place = jnp.argmax(left, axis=1).astype(jnp.int32)
-        left = jnp.where(everywhere == place[:, None], -jnp.inf, left)
-        return left, (jnp.where(best > lowest, best, -jnp.inf), place)
 
-    left = jnp.maximum(values, lowest)
-    _, (best, places) = jax.lax.scan(take, left, None, length=count)
-    return best.T, places.T
+def _top_of_few(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """What `_top` gives, of short rows: a sort, which stays on a row's own device."""
+    places = jnp.argsort(-values, axis=1, stable=True)[:, :count].astype(jnp.int32)
+    return jnp.take_along_axis(values, places, axis=1), places
 
 
 def _choose(where: jax.Array, chosen: _Beams, other: _Beams) -> _Beams:

@@ -247,19 +247,30 @@ def test_the_loop_ends_when_nothing_better_can_come(stop, allowed):
     assert len(called) == 1
 
 
-def test_the_largest_are_those_of_top_k_without_gathering_split_rows():
-    # Few values, so that ties are common, and -inf among them.
-    values = np.random.default_rng(0).integers(-3, 1, (8, 12)).astype(np.float32)
+@pytest.mark.parametrize("length", [12, 900])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_largest_are_those_of_top_k(length, count):
+    # Few values, so that ties are common, and rows of hardly anything.
+    values = np.random.default_rng(0).integers(-3, 1, (8, length)).astype(np.float32)
     values[values == -3] = -np.inf
+    values[4] = np.where(np.arange(length) % 11 == 5, values[4], -np.inf)
     values[5] = -np.inf
-    for count in (1, 5, 12):
-        got = jax.jit(beam._top, static_argnums=1)(values, count)
-        jax.tree.map(
-            np.testing.assert_array_equal, got, tuple(jax.lax.top_k(values, count))
-        )
-    mesh = partitioning.make_mesh(8)
-    placed = jax.device_put(values, partitioning.batch_sharding(mesh))
-    program = jax.jit(beam._top, static_argnums=1).lower(placed, 5).compile()
+    values[6, : length - 1] = -np.inf
+    best, places = jax.jit(beam._top, static_argnums=1)(values, count)
+    want_best, want_places = jax.lax.top_k(values, count)
+    np.testing.assert_array_equal(best, want_best)
+    np.testing.assert_array_equal(
+        np.where(np.isfinite(best), places, 0),
+        np.where(np.isfinite(best), want_places, 0),
+    )
+    assert (np.asarray(places) < length).all()
+
+
+def test_no_device_is_given_questions_of_another():
+    values = np.zeros((8, 900), np.float32)
+    batch = partitioning.batch_sharding(partitioning.make_mesh(8))
+    top = jax.jit(beam._top, static_argnums=1)
+    program = top.lower(jax.device_put(values, batch), 3).compile()
     assert "all-gather" not in program.as_text()
 
 
