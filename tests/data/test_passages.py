@@ -323,7 +323,28 @@ def test_seen_ids_are_a_set(ids):
 def test_ids_that_count_up_take_no_memory():
     seen = passages.SeenIds()
     assert all(seen.add(str(number)) for number in range(1, 10_000))
-    assert not seen._hashes
+    assert not any(seen._places)
+
+
+def test_many_ids_take_little_memory():
+    seen = passages.SeenIds()
+    ids = [f"{number}+1" for number in range(3000)]
+    assert all(map(seen.add, ids))
+    assert not any(map(seen.add, ids))
+    assert len(seen._places) == 8192  # a third to two thirds are taken
+
+
+def test_hashes_of_one_place_are_told_apart(monkeypatch):
+    # All lowest bits are 0; one hash is 0, which is the mark of a free place.
+    monkeypatch.setattr(passages, "hash", lambda one: int(one) << 20, raising=False)
+    seen = passages.SeenIds()
+    assert [seen.add(f"0{number}") for number in (0, 1, 2, 1, 0)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
