@@ -199,7 +199,7 @@ def test_picks_are_places_in_a_ranking_whatever_the_batch(
                 params, space, table, rules=rules, batch_size=batch_size, **more
             )
 
-    space = make_space()
+    space, before = make_space(), joint._read_and_pick._cache_size()
     picks = pick(8)
     assert picks.choices.shape == (20, 3)
     for choices, row in zip(picks.choices, table.rows, strict=True):
@@ -212,6 +212,8 @@ def test_picks_are_places_in_a_ranking_whatever_the_batch(
     np.testing.assert_allclose(others.scores, picks.scores, rtol=1e-4)
     # Other indexes, other likelihoods: nothing was trained.
     assert (pick(8, seed=1).choices != picks.choices).any()
+    # Compiled once for batches of 8 and once for those of 20.
+    assert joint._read_and_pick._cache_size() == before + 2
 
 
 def test_likelihoods_of_the_first_pick_add_up_to_one(make_space, table, params, mesh):
