@@ -313,10 +313,9 @@ def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     do: where rows are split over devices `top_k` gathers them on each, and on GPUs it
     sorts them whole.
     """
-    length = values.shape[1]
-    if length <= 2 * count * _BLOCK:
+    if values.shape[1] <= 2 * count * _BLOCK:
         return _top_of_few(values, count)
-    missing = -length % _BLOCK
+    missing = -values.shape[1] % _BLOCK
     blocks = jnp.pad(values, ((0, 0), (0, missing)), constant_values=-jnp.inf)
     blocks = blocks.reshape(len(values), -1, _BLOCK)
     _, chosen = _top_of_few(blocks.max(axis=2), count)
@@ -325,8 +324,7 @@ def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     kept = jnp.take_along_axis(blocks, chosen[..., None], axis=1)
     best, places = _top_of_few(kept.reshape(len(values), -1), count)
     chosen = jnp.take_along_axis(chosen, places // _BLOCK, axis=1)
-    # Padding is met where nothing else is above -inf.
-    return best, jnp.minimum(chosen * _BLOCK + places % _BLOCK, length - 1)
+    return best, chosen * _BLOCK + places % _BLOCK
 
 
 def _top_of_few(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -253,6 +253,8 @@ def test_the_largest_are_those_of_top_k(length, count):
     # Few values, so that ties are common, and rows of hardly anything.
     values = np.random.default_rng(0).integers(-3, 1, (8, length)).astype(np.float32)
     values[values == -3] = -np.inf
+    values[3] = 0
+    values[3, length - 3] = 1  # Its block comes first, and what equals the rest not.
     values[4] = np.where(np.arange(length) % 11 == 5, values[4], -np.inf)
     values[5] = -np.inf
     values[6, : length - 1] = -np.inf
