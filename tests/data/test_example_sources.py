@@ -30,7 +30,7 @@ CANDIDATES = st.lists(
     st.builds(
         Candidate,
         st.builds(Passage, TEXTS, TEXTS, TEXTS),
-        st.none() | st.floats(allow_nan=False),
+        st.none() | st.floats(allow_nan=False, allow_subnormal=False),
         st.none() | st.booleans(),
     ),
     max_size=3,
