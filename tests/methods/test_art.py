@@ -268,8 +268,12 @@ def test_the_source_is_left_out_only_where_asked(
     first = np.asarray(search(table, np.asarray(vectors), k=K + 1).rows)
     ids = [tiny_evidence.passage_id(row) for row in first[:, 0]]
     ids[3] = ""
+    asked = tuple(
+        dataclasses.replace(question, source_id=source_id)
+        for question, source_id in zip(space.queries.questions, ids, strict=True)
+    )
     space = dataclasses.replace(
-        space, queries=dataclasses.replace(space.queries, source_ids=tuple(ids))
+        space, queries=dataclasses.replace(space.queries, questions=asked)
     )
     for exclude in (False, True):
         art = dataclasses.replace(DEFAULT, exclude_source=exclude)
