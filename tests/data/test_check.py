@@ -114,7 +114,7 @@ def test_a_good_file_of_questions(tmp_path):
         ("a.txt", "x\n", "passages"),
         ("q/a.txt", "x\n", "passages"),
         ("queries.txt", "x\n", "questions"),
-        ("a.gz", gzip.compress(b'{"text": "x", "answers": []}'), "questions"),
+        ("a.gz", gzip.compress(b'{"text": "x", "answers": []}', mtime=0), "questions"),
     ],
     ids=range(12),
 )

@@ -31,7 +31,11 @@ FILES = [
     ("a", '{"question": "x", "id": 1}', ["beir-queries"]),
     ("a", '{"_id": "1", "text": "x"}', ["beir-corpus", "beir-queries"]),
     ("queries.jsonl", '{"_id": "1", "text": "x"}', ["beir-queries"]),
-    ("corpus.jsonl.gz", gzip.compress(b'{"_id": 1, "text": "x"}'), ["beir-corpus"]),
+    (
+        "corpus.jsonl.gz",
+        gzip.compress(b'{"_id": 1, "text": "x"}', mtime=0),
+        ["beir-corpus"],
+    ),
     ("a", '{"x": 1}', []),
     ("a", '[{"question": "x", "answers": []}]', ["entity-questions"]),
     ("a", '[{"question": "x", "annotations": []}]', ["ambigqa"]),
