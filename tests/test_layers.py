@@ -54,7 +54,6 @@ UNTESTED = {
     "art_jax.data.examples": "dataclasses without code",
     "art_jax.__main__": "three lines, run by tests/cli",
     "art_jax.data.text_files": "read through test_passages.py and test_questions.py",
-    "art_jax.data.host_tensorflow": "imports alone; tests/data runs on it",
     "art_jax.teacher.interface": "a protocol without code",
     "art_jax.checkpoints.param_shapes": "tested by tests/models' names of weights",
 }

@@ -8,8 +8,10 @@ import os
 
 from art_jax.errors import require_package
 
-# Read when TensorFlow's library loads; 3 leaves its fatal errors.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Read when TensorFlow's library loads; 3 leaves its fatal errors. JAX sets 1 where
+# nobody set it, at which TensorFlow says that it found no GPU.
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "1"):
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 tf = require_package("tensorflow", purpose="Reading a SeqIO task")
 tf.config.set_visible_devices([], "GPU")
