@@ -158,11 +158,12 @@ def _kernel(limits_ref, queries_ref, rows_ref, *refs, **sizes):
             mask=is_query_Q[:, None] & is_column_C[None, :],
             other=0,
         )
-        return scores_RQ + pl.dot(
+        return scores_RQ + jax.lax.dot_general(
             rows_RC.astype(queries_QC.dtype),
-            queries_QC,
-            trans_b=True,
+            queries_QC.T,
+            (((1,), (0,)), ((), ())),
             precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
         )
 
     bounds_RQ = jax.lax.fori_loop(
