@@ -23,10 +23,40 @@ TEACHER = "teacher"
 
 
 @dataclasses.dataclass(frozen=True)
-class Workspace:
+class OnMesh:
+    """What has devices that share each batch.
+
+    mesh: of all devices; batches are split over its data axis.
+    """
+
+    mesh: Mesh
+
+    def check_batch_size(self, batch_size: int, num_chunks: int = 1) -> None:
+        """Raises ConfigError unless the data axis divides each chunk of a batch."""
+        data_size = self.mesh.shape[partitioning.DATA_AXIS]
+        if batch_size < 1 or batch_size % data_size:
+            raise ConfigError(
+                f"BATCH_SIZE is {batch_size}, but the {data_size} devices of mesh axis "
+                "'data' each take an equal part: choose a multiple."
+            )
+        if num_chunks < 1 or batch_size % (data_size * num_chunks):
+            raise ConfigError(
+                f"NUM_MICROBATCHES is {num_chunks}, but a BATCH_SIZE of {batch_size} "
+                f"on {data_size} devices of mesh axis 'data' can be split into 1 to "
+                f"{batch_size // data_size} equal parts only: choose a divisor of that."
+            )
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Returns host arrays as a batch split over the data axis."""
+        return partitioning.put_tree(
+            dict(batch), partitioning.batch_sharding(self.mesh)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace(OnMesh):
     """The parts a run is made of.
 
-    mesh: of all devices.
     encoder: the retriever.
     evidence: the passages, with token tables named RETRIEVER and, for ART, TEACHER.
     tokenizers: those the token tables were made with, by the same names.
@@ -39,7 +69,6 @@ class Workspace:
     search: how the table is searched; changes no result.
     """
 
-    mesh: Mesh
     encoder: DualEncoder
     evidence: EvidenceStore
     tokenizers: Mapping[str, Any]
@@ -55,27 +84,6 @@ class Workspace:
         tokens = self.evidence.token_tables[name]
         place = stream_rows if self.stream_tokens else place_rows
         return place(tokens, layout, self.mesh)
-
-    def check_batch_size(self, batch_size: int, num_chunks: int = 1) -> None:
-        """Raises ConfigError unless the data axis divides each chunk of a batch."""
-        data_size = self.mesh.shape[partitioning.DATA_AXIS]
-        if batch_size < 1 or batch_size % data_size:
-            raise ConfigError(
-                f"BATCH_SIZE is {batch_size}, but the {data_size} devices of mesh axis "
-                "'data' each take an equal part: choose a multiple."
-            )
-        if num_chunks < 1 or batch_size % (data_size * num_chunks):
-            raise ConfigError(
-                f"NUM_MICROBATCHES is {num_chunks}, but a batch of {batch_size} on "
-                f"{data_size} devices of mesh axis 'data' can be split into 1 to "
-                f"{batch_size // data_size} equal parts only: choose a divisor of that."
-            )
-
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Returns host arrays as a batch split over the data axis."""
-        return partitioning.put_tree(
-            dict(batch), partitioning.batch_sharding(self.mesh)
-        )
 
 
 def passage_side(params: Params) -> Params:
