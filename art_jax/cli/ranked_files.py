@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from art_jax.data import benchmark_files, example_files, format_guesses
 from art_jax.data.evidence import load_evidence
 from art_jax.data.examples import Candidate, RankedQuestion
-from art_jax.data.passages import Passage, read_passages
+from art_jax.data.passages import Passage, read_passages, select_passages
 from art_jax.data.questions import Question, read_questions
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import runs
@@ -149,16 +149,9 @@ def _passages_of(ids: set[str], path, passages: str) -> dict[str, Passage]:
         store = folder / "evidence" if (folder / "evidence").is_dir() else folder
         evidence = load_evidence(store)
         return {one: evidence.passage(evidence.row_of(one)) for one in ids}
-    found = {
-        one.passage_id: one
-        for one in read_passages(passages, allow_empty_text=True)
-        if one.passage_id in ids
-    }
-    if len(found) < len(ids):
-        missing = ids - found.keys()
-        raise DataError(
-            f"{len(missing)} passages of the run are not in {passages}, such as "
-            f"{min(missing)!r}: the files are of different corpora.",
-            path,
-        )
-    return found
+    return select_passages(
+        read_passages(passages, allow_empty_text=True),
+        ids,
+        source=f"in {passages}",
+        path=path,
+    )

@@ -236,17 +236,12 @@ def join_run(
     """
     needed = _needed(beside, "passages", "queries")
     wanted = {one for found in run.values() for one in found}
-    by_id = {
-        passage.passage_id: passage
-        for passage in passages.read_passages(needed["passages"], allow_empty_text=True)
-        if passage.passage_id in wanted
-    }
-    if wanted - by_id.keys():
-        raise DataError(
-            f"{len(wanted - by_id.keys())} passages of the run are not there, such as "
-            f"{min(wanted - by_id.keys())!r}.",
-            needed["passages"],
-        )
+    by_id = passages.select_passages(
+        passages.read_passages(needed["passages"], allow_empty_text=True),
+        wanted,
+        source="there",
+        path=needed["passages"],
+    )
     missing = set(run)
     for question in questions.read_questions(needed["queries"]):
         found = run.get(question.question_id)

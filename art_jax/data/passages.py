@@ -18,7 +18,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 
 from art_jax.data import text_files
 from art_jax.errors import ConfigError, DataError
@@ -77,6 +77,35 @@ def read_passages(
         yield passage
     if is_empty_file:
         raise DataError("the file holds no passages. Give at least one.", path)
+
+
+def select_passages(
+    passages: Iterable[Passage],
+    ids: Set[str],
+    *,
+    source: str = "among those given",
+    path: str | os.PathLike | None = None,
+) -> dict[str, Passage]:
+    """The passages of some ids of a ranking, by their ids.
+
+    Args:
+        passages: of a corpus; read once, and few of many are held.
+        ids: of passages.
+        source: where they must be, in words, for the error.
+        path: the file that the error is of.
+
+    Raises:
+        DataError: one is not there.
+    """
+    found = {one.passage_id: one for one in passages if one.passage_id in ids}
+    missing = ids - found.keys()
+    if missing:
+        raise DataError(
+            f"{len(missing)} passages of the run are not {source}, such as "
+            f"{min(missing)!r}: it is of another corpus.",
+            path,
+        )
+    return found
 
 
 def write_passages(path: str | os.PathLike, passages: Iterable[Passage]) -> int:

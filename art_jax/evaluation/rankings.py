@@ -21,7 +21,7 @@ import numpy as np
 from art_jax.data import example_files, kilt_files, text_files
 from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.kilt_files import KiltItem
-from art_jax.data.passages import Passage
+from art_jax.data.passages import Passage, select_passages
 from art_jax.data.questions import Question
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import candidates, runs
@@ -169,17 +169,8 @@ def with_texts(found: np.ndarray, passages: Iterable[Passage]) -> np.ndarray:
     Raises:
         DataError: a passage is not in the corpus.
     """
-    missing = {one.passage.passage_id for one in found.flat if one is not None}
-    known: dict[str, Passage] = {}
-    for passage in passages:
-        if passage.passage_id in missing:
-            known[passage.passage_id] = passage
-    missing -= known.keys()
-    if missing:
-        raise DataError(
-            f"{len(missing)} passages of the rankings are not among those given, such "
-            f"as {min(missing)!r}: they are of another corpus."
-        )
+    ids = {one.passage.passage_id for one in found.flat if one is not None}
+    known = select_passages(passages, ids)
     texts = np.empty(found.shape, object)
     for place, one in np.ndenumerate(found):
         if one is not None:

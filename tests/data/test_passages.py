@@ -370,3 +370,15 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path, name, corpus, message):
 def test_an_unknown_suffix_is_not_written(tmp_path):
     with pytest.raises(ConfigError, match="must end in one of"):
         write_passages(tmp_path / "c.parquet", [Passage("a", "x")])
+
+
+def test_passages_of_some_ids_are_selected_or_the_first_missing_is_named():
+    corpus = [Passage("a", "one"), Passage("b", "two"), Passage("c", "three")]
+    assert passages.select_passages(iter(corpus), {"a", "c"}) == {
+        "a": corpus[0],
+        "c": corpus[2],
+    }
+    with pytest.raises(DataError, match="r.trec: 2 passages .* not in p.tsv.* 'x'"):
+        passages.select_passages(
+            corpus, {"y", "a", "x"}, source="in p.tsv", path="r.trec"
+        )
