@@ -347,6 +347,23 @@ def train_words(
     return WordTokenizer(WORD_SPECIALS + tuple(words))
 
 
+def find_single_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:
+    """The tokens of words that are one token each, such as a model's "true".
+
+    Raises:
+        ConfigError: a word is several tokens, or none.
+    """
+    found = tokenizer.encode_batch(list(words))
+    for word, ids in zip(words, found, strict=True):
+        if len(ids) != 1:
+            raise ConfigError(
+                f"the vocabulary cuts {word!r} into {len(ids)} pieces, but of these "
+                "words each must be one token: choose others, or the model's own "
+                "vocabulary."
+            )
+    return tuple(ids[0] for ids in found)
+
+
 def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike) -> None:
     """Writes a tokeniser as plain files: its vocabulary and `tokenizer.json`."""
     directory = pathlib.Path(directory)

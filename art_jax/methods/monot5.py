@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from art_jax import partitioning
 from art_jax.data.examples import RankedQuestion
 from art_jax.data.layouts import Layout, make_token_table
-from art_jax.data.tokenizers import SentencePieceTokenizer
+from art_jax.data.tokenizers import find_single_tokens
 from art_jax.errors import ConfigError
 from art_jax.models import t5
 from art_jax.models.t5 import T5Config
@@ -76,7 +76,7 @@ class MonoT5:
             (*tokenizer.encode_batch([RELEVANT])[0], tokenizer.eos_id),
             self.model.max_passage_tokens,
         )
-        word_ids = find_word_ids(tokenizer, self.words)
+        word_ids = find_single_tokens(tokenizer, self.words)
         cache = None
         if self.cache_dir is not None:
             table = make_token_table([()] * len(passages), passages)
@@ -133,24 +133,6 @@ class PairRows:
         head = self.heads[question]
         room = self.max_tokens - len(head) - len(self.tail)
         return [*head, *self.bodies[passage][:room], *self.tail]
-
-
-def find_word_ids(
-    tokenizer: SentencePieceTokenizer, words: Sequence[str]
-) -> tuple[int, ...]:
-    """Returns the ids of words that are one piece each.
-
-    Raises:
-        ConfigError: a word is several pieces, or unknown.
-    """
-    ids = tokenizer.encode_batch(list(words))
-    for word, found in zip(words, ids, strict=True):
-        if len(found) != 1:
-            raise ConfigError(
-                f"the vocabulary cuts {word!r} into {len(found)} pieces, where the "
-                "score needs one: choose other words, or the model's own vocabulary."
-            )
-    return tuple(found[0] for found in ids)
 
 
 def _score_pairs(

@@ -391,3 +391,13 @@ def test_forgetting_known_words_changes_nothing(monkeypatch):
     want = tokenizer.encode_batch(TEXTS)
     monkeypatch.setattr(tokenizers, "_MAX_CACHED_WORDS", 1)
     assert [tokenizer.encode_batch([text])[0] for text in TEXTS] == want
+
+
+def test_single_tokens_of_words_are_found_or_the_word_is_named():
+    tokenizer = tokenizers.WordPieceTokenizer(
+        ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "true", "no")
+    )
+    assert tokenizers.find_single_tokens(tokenizer, ("no", "true")) == (5, 4)
+    for word, pieces in (("no true", 2), ("", 0)):
+        with pytest.raises(ConfigError, match=f"'{word}' into {pieces} pieces"):
+            tokenizers.find_single_tokens(tokenizer, ("no", word))

@@ -16,7 +16,7 @@ import numpy as np
 from art_jax import partitioning
 from art_jax.data.batches import batch_rows, check_num_examples
 from art_jax.data.oracle import OracleRules
-from art_jax.data.tokenizers import Tokenizer
+from art_jax.data.tokenizers import Tokenizer, find_single_tokens
 from art_jax.errors import ConfigError
 from art_jax.losses import dynamic_oracle
 from art_jax.methods.jpr.joint import describe, draw_batch, find_answerable
@@ -216,13 +216,13 @@ def find_word_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, .
     Raises:
         ConfigError: a word is several tokens, or two words are the same.
     """
-    found = tokenizer.encode_batch(list(words))
-    if any(len(ids) != 1 for ids in found) or found[0] == found[1]:
+    found = find_single_tokens(tokenizer, words)
+    if found[0] == found[1]:
         raise ConfigError(
             f"the vocabulary has the tokens {found} for the words {tuple(words)}: each "
             "must be one token, and they must differ."
         )
-    return tuple(ids[0] for ids in found)
+    return found
 
 
 def _word_log_likelihoods(
