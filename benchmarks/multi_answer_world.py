@@ -40,7 +40,7 @@ from art_jax.methods.jpr.joint import IndepPr, Jpr, scores_of_picks
 from art_jax.methods.jpr.pointwise import Pointwise
 from art_jax.methods.jpr.prompts import PassagePrompt
 from art_jax.methods.jpr.ranked_table import build_ranked_table
-from art_jax.methods.jpr.workspace import RerankerWorkspace
+from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import t5
 from art_jax.training import loop, update
 
@@ -185,7 +185,7 @@ def run(options, seed):
         logits_via_embedding=True,
         dtype="float32",
     )
-    space = RerankerWorkspace(partitioning.make_mesh(1), config, tokenizer)
+    space = T5Workspace(partitioning.make_mesh(1), config, tokenizer)
     train = build_ranked_table(make_rankings(options.questions, 2 * seed), tokenizer)
     test = build_ranked_table(
         make_rankings(options.test_questions, 2 * seed + 1), tokenizer

@@ -28,7 +28,7 @@ from art_jax.methods.jpr.ranked_table import (
     RankedTable,
     read_ranked_table,
 )
-from art_jax.methods.jpr.workspace import RerankerWorkspace
+from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import fid
 from art_jax.models.t5 import T5Config
 from art_jax.training.loop import Problem
@@ -95,20 +95,20 @@ class Jpr:
             )
 
     def check(
-        self, workspace: RerankerWorkspace, batch_size: int, num_chunks: int = 1
+        self, workspace: T5Workspace, batch_size: int, num_chunks: int = 1
     ) -> None:
         """Raises where `bind` would; reads the rankings, which are kept for it."""
         workspace.check_batch_size(batch_size, num_chunks)
         workspace.check_tokens("index_tokens", self.index_tokens)
         check_num_examples(len(find_answerable(self._read(workspace))), batch_size)
 
-    def describe(self, workspace: RerankerWorkspace) -> str:
+    def describe(self, workspace: T5Workspace) -> str:
         """What is trained on, in one line."""
         return describe(self._read(workspace))
 
     def bind(
         self,
-        workspace: RerankerWorkspace,
+        workspace: T5Workspace,
         *,
         batch_size: int,
         seed: int,
@@ -216,7 +216,7 @@ class Jpr:
     def pick(
         self,
         params: Params,
-        workspace: RerankerWorkspace,
+        workspace: T5Workspace,
         table: RankedTable,
         *,
         k: int | None = None,
@@ -260,7 +260,7 @@ class Jpr:
     def first_log_likelihoods(
         self,
         params: Params,
-        workspace: RerankerWorkspace,
+        workspace: T5Workspace,
         table: RankedTable,
         *,
         batch_size: int = 8,
@@ -287,7 +287,7 @@ class Jpr:
 
     def _batches(
         self,
-        workspace: RerankerWorkspace,
+        workspace: T5Workspace,
         table: RankedTable,
         batch_size: int,
         seed: int,
@@ -319,7 +319,7 @@ class Jpr:
             )
             yield (batch["tokens"], batch["choices"], batch["where"]), count
 
-    def _read(self, workspace: RerankerWorkspace) -> RankedTable:
+    def _read(self, workspace: T5Workspace) -> RankedTable:
         if not self.train_sets:
             raise ConfigError("there are no train_sets: give one at least.")
         return read_ranked_table(self.train_sets, workspace.tokenizer)

@@ -30,7 +30,7 @@ from art_jax.methods.jpr.ranked_table import (
     RankedTable,
     read_ranked_table,
 )
-from art_jax.methods.jpr.workspace import RerankerWorkspace
+from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import fid
 from art_jax.models.t5 import T5Config
 from art_jax.training.loop import Problem
@@ -77,20 +77,20 @@ class Pointwise:
             )
 
     def check(
-        self, workspace: RerankerWorkspace, batch_size: int, num_chunks: int = 1
+        self, workspace: T5Workspace, batch_size: int, num_chunks: int = 1
     ) -> None:
         """Raises where `bind` would; reads the rankings, which are kept for it."""
         workspace.check_batch_size(batch_size, num_chunks)
         find_word_tokens(workspace.tokenizer, self.words)
         check_num_examples(len(find_answerable(self._read(workspace))), batch_size)
 
-    def describe(self, workspace: RerankerWorkspace) -> str:
+    def describe(self, workspace: T5Workspace) -> str:
         """What is trained on, in one line."""
         return describe(self._read(workspace))
 
     def bind(
         self,
-        workspace: RerankerWorkspace,
+        workspace: T5Workspace,
         *,
         batch_size: int,
         seed: int,
@@ -169,7 +169,7 @@ class Pointwise:
     def log_likelihoods(
         self,
         params: Params,
-        workspace: RerankerWorkspace,
+        workspace: T5Workspace,
         table: RankedTable,
         *,
         batch_size: int = 8,
@@ -204,7 +204,7 @@ class Pointwise:
             found.append(np.where(passages >= 0, scores, -np.inf))
         return np.concatenate(found)[: table.num_questions]
 
-    def _read(self, workspace: RerankerWorkspace) -> RankedTable:
+    def _read(self, workspace: T5Workspace) -> RankedTable:
         if not self.train_sets:
             raise ConfigError("there are no train_sets: give one at least.")
         return read_ranked_table(self.train_sets, workspace.tokenizer)

@@ -1,4 +1,4 @@
-"""What rerankers are bound to: devices, a T5 and its tokeniser."""
+"""What methods that train a T5 are bound to: devices, the T5 and its tokeniser."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ from art_jax.models.t5 import T5Config
 
 
 @dataclasses.dataclass(frozen=True)
-class RerankerWorkspace(OnMesh):
-    """The parts that a reranker's run is made of.
+class T5Workspace(OnMesh):
+    """The parts that the run of a reranker or a reader is made of.
 
     config: of the T5.
     tokenizer: the T5's.

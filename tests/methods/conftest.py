@@ -11,7 +11,7 @@ from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 from art_jax.methods.jpr.ranked_table import build_ranked_table
-from art_jax.methods.jpr.workspace import RerankerWorkspace
+from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import t5
 
 DEPTH, NUM_INDEXES = 6, 8
@@ -92,7 +92,7 @@ def table(rankings):
 def make_space():
     def make(mesh=None):
         mesh = mesh or partitioning.make_mesh(1)
-        return RerankerWorkspace(mesh, CONFIG, TOKENIZER)
+        return T5Workspace(mesh, CONFIG, TOKENIZER)
 
     return make
 
