@@ -33,13 +33,13 @@ from art_jax import partitioning
 from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.oracle import OracleRules
 from art_jax.data.passages import Passage
+from art_jax.data.prompts import PassagePrompt
 from art_jax.data.questions import Question
 from art_jax.evaluation.multi_answer import multi_answer_recall
 from art_jax.generation.tree import TreeRules
 from art_jax.methods.jpr.joint import IndepPr, Jpr, scores_of_picks
 from art_jax.methods.jpr.pointwise import Pointwise
-from art_jax.methods.jpr.prompts import PassagePrompt
-from art_jax.methods.jpr.ranked_table import build_ranked_table
+from art_jax.methods.ranked_table import build_ranked_table
 from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import t5
 from art_jax.training import loop, update

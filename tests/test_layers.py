@@ -49,7 +49,11 @@ NEEDS_TENSORFLOW = {
 }
 
 # What methods are bound to; all else of theirs is their own.
-SHARED_BY_METHODS = ("art_jax.methods.workspace", "art_jax.methods.t5_workspace")
+SHARED_BY_METHODS = (
+    "art_jax.methods.workspace",
+    "art_jax.methods.t5_workspace",
+    "art_jax.methods.ranked_table",
+)
 
 # Modules without a test file of their own, and why.
 UNTESTED = {

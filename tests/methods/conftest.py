@@ -10,7 +10,7 @@ from art_jax import partitioning
 from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
-from art_jax.methods.jpr.ranked_table import build_ranked_table
+from art_jax.methods.ranked_table import build_ranked_table
 from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import t5
 

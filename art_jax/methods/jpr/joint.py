@@ -18,12 +18,12 @@ from art_jax import partitioning
 from art_jax.data import oracle
 from art_jax.data.batches import batch_rows, check_num_examples
 from art_jax.data.oracle import OracleRules
+from art_jax.data.prompts import PassagePrompt, make_rows
 from art_jax.errors import ConfigError, DataError
 from art_jax.generation import t5_choices
 from art_jax.generation.tree import Picks, TreeRules
 from art_jax.losses import dynamic_oracle
-from art_jax.methods.jpr.prompts import PassagePrompt, make_rows
-from art_jax.methods.jpr.ranked_table import (
+from art_jax.methods.ranked_table import (
     RankedSet,
     RankedTable,
     read_ranked_table,

@@ -16,16 +16,16 @@ import numpy as np
 from art_jax import partitioning
 from art_jax.data.batches import batch_rows, check_num_examples
 from art_jax.data.oracle import OracleRules
-from art_jax.data.tokenizers import Tokenizer, find_single_tokens
-from art_jax.errors import ConfigError
-from art_jax.losses import dynamic_oracle
-from art_jax.methods.jpr.joint import describe, draw_batch, find_answerable
-from art_jax.methods.jpr.prompts import (
+from art_jax.data.prompts import (
     POINTWISE_TEMPLATE,
     PassagePrompt,
     make_rows,
 )
-from art_jax.methods.jpr.ranked_table import (
+from art_jax.data.tokenizers import Tokenizer, find_single_tokens
+from art_jax.errors import ConfigError
+from art_jax.losses import dynamic_oracle
+from art_jax.methods.jpr.joint import describe, draw_batch, find_answerable
+from art_jax.methods.ranked_table import (
     RankedSet,
     RankedTable,
     read_ranked_table,

@@ -12,12 +12,12 @@ import pytest
 from art_jax import partitioning
 from art_jax.data.example_files import write_examples
 from art_jax.data.oracle import OracleRules
+from art_jax.data.prompts import PassagePrompt
 from art_jax.errors import ConfigError, DataError
 from art_jax.generation.tree import TreeRules
 from art_jax.methods.jpr import joint
 from art_jax.methods.jpr.joint import IndepPr, Jpr
-from art_jax.methods.jpr.prompts import PassagePrompt
-from art_jax.methods.jpr.ranked_table import RankedSet, build_ranked_table
+from art_jax.methods.ranked_table import RankedSet, build_ranked_table
 from art_jax.models import fid
 from art_jax.training import update
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from art_jax.data.prompts import PassagePrompt
 from art_jax.errors import ConfigError
 from art_jax.methods.jpr.pointwise import Pointwise, find_word_tokens
-from art_jax.methods.jpr.prompts import PassagePrompt
-from art_jax.methods.jpr.ranked_table import RankedSet
+from art_jax.methods.ranked_table import RankedSet
 from art_jax.models import t5
 
 METHOD = Pointwise(

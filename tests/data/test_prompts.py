@@ -1,14 +1,34 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from art_jax.data.layouts import make_token_table
-from art_jax.errors import ConfigError
-from art_jax.methods.jpr.prompts import (
+from art_jax.data.prompts import (
     POINTWISE_TEMPLATE,
     PassagePrompt,
     PromptRows,
     make_rows,
 )
+from art_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A word's id is its number."""
+
+    names: tuple[str, ...]
+    eos_id = 1
+
+    def encode_batch(self, texts):
+        return [[self.names.index(word) for word in text.split()] for text in texts]
+
+
+@pytest.fixture
+def tokenizer():
+    fields = ("question:", "index:", "title:", "context:")
+    indexes = (f"<{number}>" for number in range(8))
+    return Words(("<pad>", "</s>", *indexes, *fields, "w1", "w2", "w3", "w4"))
 
 
 def test_a_row_is_the_template_with_its_fields_filled(tokenizer):

@@ -1,4 +1,4 @@
-"""What a reranker reads of a question and a passage, as token ids."""
+"""What a reranker or a reader reads of a question and a passage, as token ids."""
 
 import dataclasses
 import string

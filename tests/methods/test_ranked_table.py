@@ -8,7 +8,7 @@ from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 from art_jax.errors import ConfigError
-from art_jax.methods.jpr.ranked_table import (
+from art_jax.methods.ranked_table import (
     RankedSet,
     build_ranked_table,
     read_ranked_table,
