@@ -167,6 +167,12 @@ class SentencePieceTokenizer:
         """See `Tokenizer`."""
         return self._processor.encode(list(texts), out_type=int)
 
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of ids; those without a piece are passed over."""
+        size = self.vocab_size
+        known = [[one for one in row if 0 <= one < size] for row in rows]
+        return [self._processor.decode(row) if row else "" for row in known]
+
     @functools.cached_property
     def _processor(self):
         import sentencepiece  # here, since most runs need none
@@ -322,6 +328,32 @@ def load_sentencepiece(model_file: str | os.PathLike) -> SentencePieceTokenizer:
             model_file,
         )
     return tokenizer
+
+
+def find_tokenizer(path: str | os.PathLike, *, lowercase: bool = True) -> Tokenizer:
+    """The tokeniser at a path, whatever its form.
+
+    Args:
+        path: a SentencePiece `.model`, a BERT's vocab.txt, or a folder of
+            `save_tokenizer`.
+        lowercase: of a vocab.txt.
+
+    Raises:
+        ConfigError: there is nothing.
+        CorruptError: a folder holds no tokeniser, or a damaged one.
+        DataError: a file is neither.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist: give a SentencePiece .model, a vocab.txt, or the "
+            "folder in which a run keeps a tokeniser."
+        )
+    if path.is_dir():
+        return load_tokenizer(path)
+    if path.suffix == ".model":
+        return load_sentencepiece(path)
+    return load_wordpiece(path, lowercase=lowercase)
 
 
 def train_words(

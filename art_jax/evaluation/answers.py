@@ -72,6 +72,26 @@ def has_answer(text: str, answers: Sequence[str], match: str = "string") -> bool
     return any(test(prepared) for test in tests)
 
 
+def find_answer(
+    text: str, answer: str, match: str = "string"
+) -> tuple[int, str] | None:
+    """Where a text holds an answer first, and what stands there; None where nowhere.
+
+    The place is a number to compare with those of other answers in the same text. What
+    stands there is the answer itself or, of an expression, what it matches.
+
+    Raises:
+        ConfigError: `match` is none of `MATCHES`.
+    """
+    if not has_answer(text, (answer,), match):
+        return None
+    if match == "regex":
+        found = regex.compile(_nfd(answer), _FLAGS).search(_nfd(text))
+        return found.start(), unicodedata.normalize("NFC", found.group())
+    form = normalize if match == "kilt" else _spaced_tokens
+    return form(text).index(form(answer)), answer
+
+
 def answer_hits(
     rows: np.ndarray,
     text_of_row: Callable[[int], str],

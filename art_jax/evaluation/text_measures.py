@@ -247,14 +247,16 @@ def evaluate_texts(
     """What each measure gives texts that were generated.
 
     Args:
-        predictions: n texts; for "answer_set_f1" each an answer, or several as a JSON
+        predictions: n texts; for "answer_set_f1" and "multi_answer_set_f1", the same of
+            questions with several answers alone, each an answer, or several as a JSON
             list.
         references: of each, the answers it should be, each with its aliases. Other
-            measures than "answer_set_f1" take the best of all aliases.
+            measures than these two take the best of all aliases.
         measures: of `MEASURES`. Words are those of `words`.
 
     Returns:
-        {measure: [n] float64} of those that are means over texts; {measure: float} of
+        {measure: [n] float64} of those that are means over texts, NaN for those that do
+        not count; {measure: float} of
         "bleu_1" to "bleu_4" and "distinct_1" to "distinct_4", of all texts together.
 
     Raises:
@@ -276,10 +278,12 @@ def evaluate_texts(
             values[name] = np.array(
                 [of_one(*pair) for pair in zip(predictions, golds, strict=True)], float
             )
-        elif name == "answer_set_f1":
+        elif name in _OF_SETS:
             values[name] = np.array(
                 [
                     answer_set_f1(parse_answers(text) or (text,), [groups])
+                    if name == "answer_set_f1" or len(groups) > 1
+                    else np.nan
                     for text, groups in zip(predictions, references, strict=True)
                 ]
             )
@@ -306,9 +310,11 @@ _OF_ONE: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "rouge_l": lambda text, golds: rouge_l(words(text), [*map(words, golds)]),
     "q_bleu": lambda text, golds: max(q_bleu(text, gold) for gold in golds),
 }
+# Of several answers in one text.
+_OF_SETS = ("answer_set_f1", "multi_answer_set_f1")
 MEASURES = (
     *_OF_ONE,
-    "answer_set_f1",
+    *_OF_SETS,
     *(f"bleu_{n}" for n in range(1, 5)),
     *(f"distinct_{n}" for n in range(1, 5)),
 )

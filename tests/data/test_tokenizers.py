@@ -334,6 +334,16 @@ def test_sentencepiece_ids(sentencepiece_model, tmp_path):
     assert loaded.eos_id not in loaded.encode_batch([TEXTS[0]])[0]
 
 
+def test_sentencepiece_ids_are_read_back(sentencepiece_model):
+    tokenizer = tokenizers.SentencePieceTokenizer(sentencepiece_model)
+    rows = tokenizer.encode_batch(TEXTS)
+    # A model may say its end, padding, and ids behind the vocabulary's.
+    said = [[*ids, tokenizer.eos_id, 0, 99_999] for ids in rows]
+    normal = [" ".join(text.split()) for text in TEXTS]
+    assert tokenizer.decode_batch(said) == tokenizer.decode_batch(rows) == normal
+    assert tokenizer.decode_batch([[]]) == [""]
+
+
 def test_what_is_no_sentencepiece_model_is_refused(tmp_path):
     import sentencepiece
 

@@ -99,6 +99,24 @@ def contiguous_sublist(needle, tokens):
     )
 
 
+@pytest.mark.parametrize(
+    ("match", "early", "late", "said"),
+    [
+        ("string", "an Apple", "PEAR", "an Apple"),
+        ("regex", "app[a-z]*", "^pear", "apple"),
+        ("kilt", "an apple!", "Pear", "an apple!"),
+    ],
+)
+def test_an_answer_is_found_where_it_stands_first(match, early, late, said):
+    text = "He ate an apple.\nPear, apple, pear"
+    first, what = answers.find_answer(text, early, match)
+    second, _ = answers.find_answer(text, late, match)
+    assert what == said
+    assert 0 < first < second
+    assert answers.find_answer(text, "plum", match) is None
+    assert answers.find_answer(text, "", match) is None
+
+
 # Letters whose lower case depends on context or grows, marks, spaces, punctuation.
 WORDS = st.text(alphabet="aAbΣςİé\u0301.,'-\u200b\u00a0 \n\t12", max_size=12)
 

@@ -1,5 +1,6 @@
 """Exact match, F1, BLEU, ROUGE-L and Q-BLEU, by vectors of the official evaluators."""
 
+import numpy as np
 import pytest
 
 from art_jax.errors import ConfigError, DataError
@@ -138,6 +139,16 @@ def test_a_set_of_texts_by_several_measures():
     # "the beatles" against "beatles": precision 1/2, recall 1.
     beta = 1.2**2
     assert got["rouge_l"][0] == pytest.approx((1 + beta) * 0.5 / (1 + beta * 0.5))
+
+
+def test_sets_of_several_answers_are_measured_apart():
+    predictions = ['["x", "y"]', "x", '["x"]']
+    references = [(("X",), ("z",)), (("x",),), (("x",), ("y",))]
+    names = ("answer_set_f1", "multi_answer_set_f1")
+    got = measures.evaluate_texts(predictions, references, names)
+    # The third: precision 1, recall 1/2.
+    np.testing.assert_allclose(got["answer_set_f1"], [1 / 2, 1, 2 / 3])
+    np.testing.assert_allclose(got["multi_answer_set_f1"], [1 / 2, np.nan, 2 / 3])
 
 
 def test_measures_of_all_texts_together():

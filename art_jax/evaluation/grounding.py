@@ -1,0 +1,83 @@
+"""Which answers of a question its passages hold, where each comes first, and how."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from art_jax.evaluation.answers import find_answer
+from art_jax.evaluation.multi_answer import Groups, answers_held
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grounding:
+    """An answer that a ranking holds.
+
+    group: its number among the question's.
+    text: the alias that comes first; of an expression, what it matches there.
+    """
+
+    group: int
+    text: str
+
+
+def ground_answers(
+    rows: np.ndarray,
+    text_of_row: Callable[[int], str],
+    answers: Sequence[Groups],
+    match: str = "string",
+) -> list[list[Grounding]]:
+    """The answers that each question's passages hold, in order of first appearance.
+
+    That is by passage, then by place in its text. Of aliases, and of answers, that
+    begin at the same place the first given comes first.
+
+    Args:
+        rows: [n, K] integers, the passages of each question, best first; -1 for none.
+        text_of_row: gives the text of a row, without its title.
+        answers: n sequences of answers, each with its aliases; () where none is known.
+        match: one of `answers.MATCHES`.
+    """
+    known = [place for place, groups in enumerate(answers) if any(groups)]
+    aliases = [[(one,) for group in answers[place] for one in group] for place in known]
+    found: list[list[Grounding]] = [[] for _ in answers]
+    held = answers_held(rows[known], text_of_row, aliases, match) if known else []
+    for place, held_here in zip(known, held, strict=True):
+        found[place] = _in_order(
+            held_here,
+            answers[place],
+            lambda passage, alias, place=place: find_answer(
+                text_of_row(int(rows[place, passage])), alias, match
+            ),
+        )
+    return found
+
+
+def _in_order(
+    held: np.ndarray,
+    groups: Groups,
+    find: Callable[[int, str], tuple[int, str] | None],
+) -> list[Grounding]:
+    """One question's groundings.
+
+    Args:
+        held: [K, number of aliases] bool, which passage holds which.
+        groups: the aliases.
+        find: (place in the ranking, alias) -> where in the text, and what is there.
+    """
+    firsts = np.where(held.any(axis=0), held.argmax(axis=0), len(held)).tolist()
+    earliest = []
+    for number, group in enumerate(groups):
+        of_aliases, firsts = firsts[: len(group)], firsts[len(group) :]
+        passage = min(of_aliases, default=len(held))
+        if passage == len(held):
+            continue
+        begins = [
+            find(passage, alias)
+            for alias, first in zip(group, of_aliases, strict=True)
+            if first == passage
+        ]
+        offset, text = min(begins, key=lambda begin: begin[0])
+        earliest.append(((passage, offset), Grounding(number, text)))
+    earliest.sort(key=lambda one: one[0])
+    return [grounding for _, grounding in earliest]
