@@ -6,86 +6,20 @@ store: special tokens come with the layout when a batch is made.
 
 import dataclasses
 import hashlib
-import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from art_jax.data import example_files
+from art_jax.data.example_sets import ExampleSet, query_forms_of, read_set
 from art_jax.data.examples import Candidate, TrainingExample
 from art_jax.data.layouts import TokenTable
 from art_jax.data.passages import Passage
+from art_jax.data.query_forms import QueryForm, encode_queries, find_special_ids
+from art_jax.data.questions import Question
 from art_jax.data.tokenizers import WordPieceTokenizer
-from art_jax.errors import ConfigError, DataError
+from art_jax.errors import DataError
 
 _TEXTS_A_CALL = 2048
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleSet:
-    """One data set of training examples, and how it is trained on.
-
-    task: a SeqIO task or mixture of examples, such as "biencoder_nq" of
-        `art_jax.tasks.dpr`; a mixture is read as one set.
-    path: a file, in place of a task.
-    file_format: of the file, one of `example_files.FORMATS`.
-    split: of the task.
-    name: in reports; "" for that of the task or file.
-    sampling_rate: how often an epoch goes through it; 0.5: each time the other half.
-    loss_scale: multiplies its batches' losses.
-    shuffle_positives: learn from any of a question's right passages, drawn each time,
-        and not from the first alone.
-    query_special_suffix: put behind a question that does not end in it, such as "?".
-    normalize: in passages, line feeds become spaces, and a quotation mark at either
-        end is taken off. Typographic apostrophes become plain ones.
-    max_passages: of each question's wrong passages, so many of either kind are kept,
-        the first ones, to save memory; None: all.
-
-    Raises:
-        ConfigError: there is not one source, or a number is not positive.
-
-    Source: DPR's official configuration, whose names these are, as described in
-        reference/systems.md. Differs in: `max_passages`, which it has not.
-    """
-
-    task: str | None = None
-    path: str | None = None
-    file_format: str = "dpr"
-    split: str = "train"
-    name: str = ""
-    sampling_rate: float = 1.0
-    loss_scale: float = 1.0
-    shuffle_positives: bool = False
-    query_special_suffix: str = ""
-    normalize: bool = False
-    max_passages: int | None = None
-
-    def __post_init__(self):
-        if (self.task is None) == (self.path is None):
-            raise ConfigError(
-                f"an ExampleSet has task {self.task!r} and path {self.path!r}: give "
-                "one of the two."
-            )
-        if self.path is not None and self.file_format not in example_files.formats_of(
-            TrainingExample
-        ):
-            raise ConfigError(
-                f"{self.path} is of format {self.file_format!r}: training examples are "
-                f"{', '.join(example_files.formats_of(TrainingExample))}."
-            )
-        if self.sampling_rate <= 0 or self.loss_scale <= 0:
-            raise ConfigError(
-                f"sampling_rate ({self.sampling_rate}) and loss_scale "
-                f"({self.loss_scale}) of {self.label} must be above 0: leave a set out "
-                "to train without it."
-            )
-        if self.max_passages is not None and self.max_passages < 0:
-            raise ConfigError(f"max_passages is {self.max_passages}: 0 or more.")
-
-    @property
-    def label(self) -> str:
-        """What reports and errors call it."""
-        return self.name or self.task or pathlib.Path(self.path).name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,9 +112,16 @@ class ExampleTable:
 
 
 def read_example_table(
-    sets: Sequence[ExampleSet], tokenizer: WordPieceTokenizer
+    sets: Sequence[ExampleSet],
+    tokenizer: WordPieceTokenizer,
+    max_query_tokens: int = 256,
 ) -> ExampleTable:
     """The table of some sets, read from their files or SeqIO tasks, in their order.
+
+    Args:
+        sets: where the examples are, and how each is read.
+        tokenizer: of both encoders.
+        max_query_tokens: Q, by which long documents are cut around their mention.
 
     Raises:
         ConfigError: a task is not registered, or has no such split.
@@ -188,32 +129,18 @@ def read_example_table(
             passage.
     """
     return build_example_table(
-        sets, [read_set(one, tokenizer) for one in sets], tokenizer
+        sets,
+        [read_set(one, tokenizer) for one in sets],
+        tokenizer,
+        max_query_tokens,
     )
-
-
-def read_set(
-    one: ExampleSet, tokenizer: WordPieceTokenizer
-) -> Iterator[TrainingExample]:
-    """Yields the examples of a set, as they are in its file."""
-    if one.path is not None:
-        yield from example_files.read_examples(one.path, one.file_format)
-        return
-    from art_jax.data import vocabularies
-    from art_jax.data.example_sources import example_of_fields
-    from art_jax.data.question_table import read_task, tasks_with_split
-
-    vocabularies.use(tokenizer)
-    for task in tasks_with_split(one.task, one.split):
-        # Questions are tokenised below, with the rest; two tokens are the fewest.
-        for _, examples in read_task(task, one.split, 3, example_of_fields):
-            yield from examples
 
 
 def build_example_table(
     sets: Sequence[ExampleSet],
     examples: Sequence[Iterable[TrainingExample]],
     tokenizer: WordPieceTokenizer,
+    max_query_tokens: int = 256,
 ) -> ExampleTable:
     """The table of examples that are at hand.
 
@@ -221,11 +148,17 @@ def build_example_table(
         sets: how each is to be read.
         examples: for each set, its examples, read once.
         tokenizer: of both encoders.
+        max_query_tokens: Q, as for `read_example_table`.
 
     Raises:
+        ConfigError: two sets of a task read its questions in different ways, or the
+            vocabulary has no row for a marker.
         DataError: a set has no question with a right passage.
     """
-    questions, passages = _TokenRows(tokenizer), _Pool(tokenizer)
+    query_forms_of(sets)
+    special_ids = find_special_ids([one.query_form for one in sets], tokenizer)
+    questions = _QuestionRows(tokenizer, special_ids, max_query_tokens)
+    passages = _Pool(tokenizer)
     lists = {name: _Lists() for name in ("positives", "negatives", "hard_negatives")}
     set_offsets, num_dropped = [0], []
     for one, some_examples in zip(sets, examples, strict=True):
@@ -234,7 +167,7 @@ def build_example_table(
             if not example.positives:
                 dropped += 1
                 continue
-            questions.add("", question_text(example.question.text, one))
+            questions.add(example.question, one.query_form)
             for name, rows in lists.items():
                 candidates = getattr(example, name)
                 if name != "positives":
@@ -304,13 +237,6 @@ def take_rows(tokens: TokenTable, rows: np.ndarray) -> TokenTable:
     return TokenTable(tokens.token_ids[places], offsets, tokens.title_lengths[rows])
 
 
-def question_text(text: str, one: ExampleSet) -> str:
-    """A question as a set's settings make it: plain apostrophes, and the suffix."""
-    text = text.replace("’", "'")
-    suffix = one.query_special_suffix
-    return text if not suffix or text.endswith(suffix) else text + suffix
-
-
 def passage_text(text: str, *, normalize: bool) -> str:
     """A passage's text as it is tokenised, without white space at its ends.
 
@@ -341,24 +267,18 @@ class _Lists:
 
 
 class _TokenRows:
-    """Titles and texts on their way into a TokenTable, many tokenised in one call."""
+    """Rows of token ids on their way into a TokenTable, many tokenised in one call."""
 
     def __init__(self, tokenizer: WordPieceTokenizer):
         self._tokenizer = tokenizer
         self._dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-        self._waiting: list[tuple[str, str]] = []
+        self._waiting: list = []
         self._ids: list[np.ndarray] = []
         self._lengths: list[tuple[int, int]] = []
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
-
-    def add(self, title: str, text: str) -> None:
-        self._count += 1
-        self._waiting.append((title, text))
-        if len(self._waiting) == _TEXTS_A_CALL:
-            self._tokenize()
 
     def finish(self) -> TokenTable:
         self._tokenize()
@@ -368,22 +288,74 @@ class _TokenRows:
         ids = np.concatenate([np.zeros(0, self._dtype), *self._ids])
         return TokenTable(ids, offsets, lengths[:, 0].astype(np.int32))
 
+    def _wait(self, item) -> None:
+        self._count += 1
+        self._waiting.append(item)
+        if len(self._waiting) == _TEXTS_A_CALL:
+            self._tokenize()
+
     def _tokenize(self) -> None:
-        flat = [part for pair in self._waiting for part in pair]
-        encoded = self._tokenizer.encode_batch(flat)
-        lengths = list(map(len, encoded))
-        self._lengths += zip(lengths[::2], lengths[1::2], strict=True)
+        """Takes in what waits."""
+        raise NotImplementedError
+
+    def _take_in(
+        self, encoded: Sequence[Sequence[int]], lengths: Iterable[tuple[int, int]]
+    ) -> None:
+        """Adds rows: all their ids in order, and of each those of title and text."""
+        self._lengths += lengths
         self._ids.append(
             np.array([token for ids in encoded for token in ids], self._dtype)
         )
         self._waiting = []
 
 
+class _PassageRows(_TokenRows):
+    def add(self, title: str, text: str) -> None:
+        self._wait((title, text))
+
+    def _tokenize(self) -> None:
+        flat = [part for pair in self._waiting for part in pair]
+        encoded = self._tokenizer.encode_batch(flat)
+        lengths = list(map(len, encoded))
+        self._take_in(encoded, zip(lengths[::2], lengths[1::2], strict=True))
+
+
+class _QuestionRows(_TokenRows):
+    """Questions, each read as its form says; rows without a title."""
+
+    def __init__(
+        self,
+        tokenizer: WordPieceTokenizer,
+        special_ids: Mapping[str, int],
+        max_tokens: int,
+    ):
+        super().__init__(tokenizer)
+        self._special_ids = special_ids
+        self._max_tokens = max_tokens
+        self._form = QueryForm()
+
+    def add(self, question: Question, form: QueryForm) -> None:
+        if form != self._form:
+            self._tokenize()
+            self._form = form
+        self._wait(question)
+
+    def _tokenize(self) -> None:
+        encoded = encode_queries(
+            self._waiting,
+            self._form,
+            tokenizer=self._tokenizer,
+            special_ids=self._special_ids,
+            max_tokens=self._max_tokens,
+        )
+        self._take_in(encoded, [(0, len(ids)) for ids in encoded])
+
+
 class _Pool:
     """Passages that are all different, by title and text."""
 
     def __init__(self, tokenizer: WordPieceTokenizer):
-        self.tokens = _TokenRows(tokenizer)
+        self.tokens = _PassageRows(tokenizer)
         self.ids: list[str] = []
         self._row_of: dict[bytes, int] = {}
 

@@ -13,7 +13,7 @@ from art_jax.data.layouts import make_token_table
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 from art_jax.data.tokenizers import WordPieceTokenizer
-from art_jax.errors import ConfigError, DataError
+from art_jax.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("who", "wrote", "it", "?", "cat", "sat", "'", '"', "dog")
@@ -120,8 +120,30 @@ def test_questions_and_passages_are_changed_as_the_set_says():
     # The marks are not at the ends of this text, where spaces are.
     assert example_table.passage_text('"cat’\nsat"', normalize=True) == "cat' sat"
     assert example_table.passage_text(' cat "', normalize=False) == 'cat "'
-    asked = ExampleSet(path="f", query_special_suffix="?")
-    assert example_table.question_text("wrote it?", asked) == "wrote it?"
+
+
+def test_questions_are_read_as_their_task_says(tmp_path):
+    tokenizer = WordPieceTokenizer((*TOKENIZER.pieces, "[unused0]", "[unused2]"))
+    mention, marker = tokenizer.vocab_size - 2, tokenizer.vocab_size - 1
+    text = "dog " * 20 + "[START_ENT] cat"
+    long = TrainingExample(Question("4", text), some(CAT))
+    sets = (
+        ExampleSet(path="a.json"),
+        ExampleSet(path="b.json", query_task="qa", marker="[Q]"),
+        ExampleSet(
+            path="c.json", query_task="el", special=["[START_ENT]"], keep_mention=True
+        ),
+    )
+    table = example_table.build_example_table(
+        sets, [EXAMPLES[:1], EXAMPLES[:1], [long, *EXAMPLES[:1]]], tokenizer, 8
+    )
+    rows = np.split(table.questions.token_ids, table.questions.offsets[1:-1])
+    plain, marked, window, short = (row.tolist() for row in rows)
+    assert marked == [marker, *plain]
+    assert short == plain
+    assert mention in window[:6]
+    assert window[-1] == tokenizer.pieces.index("cat")
+    assert len(window) < 8
 
 
 def test_sets_follow_one_another_and_share_passages():
@@ -203,19 +225,3 @@ def test_a_set_without_right_passages_is_refused(tmp_path):
     path.write_text(json.dumps([{"question": "who", "positive_ctxs": []}]))
     with pytest.raises(DataError, match="none.json has 1 questions and none has a"):
         example_table.read_example_table([ExampleSet(path=str(path))], TOKENIZER)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "give one of the two"),
-        ({"task": "a", "path": "b"}, "give one of the two"),
-        ({"path": "b", "file_format": "fid"}, "training examples are dpr, tevatron"),
-        ({"task": "a", "sampling_rate": 0.0}, "of a must be above 0"),
-        ({"task": "a", "loss_scale": -1.0}, "of a must be above 0"),
-        ({"task": "a", "max_passages": -1}, "max_passages is -1"),
-    ],
-)
-def test_settings_that_make_no_sense(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        ExampleSet(**settings)
