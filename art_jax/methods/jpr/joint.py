@@ -19,15 +19,19 @@ from art_jax.data import oracle
 from art_jax.data.batches import batch_rows, check_num_examples
 from art_jax.data.oracle import OracleRules
 from art_jax.data.prompts import PassagePrompt, make_rows
-from art_jax.errors import ConfigError, DataError
+from art_jax.errors import ConfigError
 from art_jax.generation import t5_choices
 from art_jax.generation.tree import Picks, TreeRules
 from art_jax.losses import dynamic_oracle
-from art_jax.methods.ranked_table import (
-    RankedSet,
-    RankedTable,
-    read_ranked_table,
+from art_jax.methods.jpr.drawn_batches import (
+    describe,
+    draw_batch,
+    find_answerable,
+    fit_rules,
+    read_train_sets,
 )
+from art_jax.methods.jpr.held_out import build_evaluation, read_held_out
+from art_jax.methods.ranked_table import RankedSet, RankedTable
 from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import fid
 from art_jax.models.t5 import T5Config
@@ -57,6 +61,10 @@ class Jpr:
         dropout: in the T5, at its config's rate.
         passages_at_once: of each question, that the encoder holds activations of; None:
             all. Changes no result.
+        dev_sets: held-out rankings; of all their passages the best are picked, as many
+            questions at once as are trained on.
+        dev_k: of the MRecall@k that is measured there; None: `rules.k`.
+        dev_rules: of TreeDecode, there; None: SeqDecode.
 
     Source: Min et al., arXiv:2104.08445. Differs in: nothing that is printed there. A
         loss is a sum over steps and passages, and their mean over questions.
@@ -70,9 +78,13 @@ class Jpr:
     over_vocabulary: bool = False
     dropout: bool = True
     passages_at_once: int | None = None
+    dev_sets: Sequence[RankedSet] = ()
+    dev_k: int | None = None
+    dev_rules: TreeRules | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "train_sets", tuple(self.train_sets))
+        object.__setattr__(self, "dev_sets", tuple(self.dev_sets))
         object.__setattr__(self, "index_tokens", tuple(self.index_tokens))
         if self.objective not in OBJECTIVES:
             raise ConfigError(
@@ -101,6 +113,7 @@ class Jpr:
         workspace.check_batch_size(batch_size, num_chunks)
         workspace.check_tokens("index_tokens", self.index_tokens)
         check_num_examples(len(find_answerable(self._read(workspace))), batch_size)
+        read_held_out(self.dev_sets, workspace.tokenizer, self._dev_k)
 
     def describe(self, workspace: T5Workspace) -> str:
         """What is trained on, in one line."""
@@ -116,7 +129,7 @@ class Jpr:
         directory: pathlib.Path | None = None,
         table: RankedTable | None = None,
     ) -> Problem:
-        """Returns the batches and the loss of a run.
+        """Returns the batches, the loss and the dev measures of a run.
 
         Args:
             workspace: the parts of the run.
@@ -164,7 +177,13 @@ class Jpr:
             del resources
             return self.loss(workspace.config, params, batch, key)
 
-        return Problem(make_batch, loss)
+        score = functools.partial(
+            self._dev_scores, workspace=workspace, batch_size=batch_size // num_chunks
+        )
+        held_out = read_held_out(self.dev_sets, workspace.tokenizer, self._dev_k)
+        return Problem(
+            make_batch, loss, evaluate=build_evaluation(held_out, score, self._dev_k)
+        )
 
     def loss(
         self, config: T5Config, params: Params, batch, key: jax.Array
@@ -319,10 +338,36 @@ class Jpr:
             )
             yield (batch["tokens"], batch["choices"], batch["where"]), count
 
+    @property
+    def _dev_k(self) -> int:
+        return self.rules.k if self.dev_k is None else self.dev_k
+
+    def _dev_scores(
+        self,
+        params: Params,
+        table: RankedTable,
+        *,
+        workspace: T5Workspace,
+        batch_size: int,
+    ) -> np.ndarray:
+        """Scores of a table's passages, [n, K], by what this method is made for."""
+        if self.objective == "independent":
+            return self.first_log_likelihoods(
+                params, workspace, table, batch_size=batch_size
+            )
+        picks = self.pick(
+            params,
+            workspace,
+            table,
+            k=self._dev_k,
+            rules=self.dev_rules,
+            batch_size=batch_size,
+        )
+        depth = table.rows.shape[1]
+        return np.stack([scores_of_picks(one, depth) for one in picks.choices])
+
     def _read(self, workspace: T5Workspace) -> RankedTable:
-        if not self.train_sets:
-            raise ConfigError("there are no train_sets: give one at least.")
-        return read_ranked_table(self.train_sets, workspace.tokenizer)
+        return read_train_sets(self.train_sets, workspace.tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,76 +408,6 @@ def scores_of_picks(choices: np.ndarray, depth: int) -> np.ndarray:
     scores = np.empty(depth, np.float32)
     scores[np.concatenate([picked, others]).astype(np.int64)] = np.arange(depth, 0, -1)
     return scores
-
-
-def draw_batch(
-    table: RankedTable,
-    questions: np.ndarray,
-    rules: OracleRules,
-    seed: tuple[int, int],
-) -> dict[str, np.ndarray]:
-    """What is drawn of some questions: [B, n] indexes, is_positive, passages; prefix.
-
-    Args:
-        table: of them.
-        questions: [B] int.
-        rules: how to draw.
-        seed: a run's, and its step.
-
-    Returns:
-        `passages` are rows of the table's passages, -1 for none.
-    """
-    drawn = []
-    for place, question in enumerate(questions.tolist()):
-        held = table.held[question]
-        priors = table.priors[question, : len(held)]
-        drawn.append(oracle.draw(held, priors, rules, (*seed, place)))
-    fields = {
-        field.name: np.stack([getattr(one, field.name) for one in drawn])
-        for field in dataclasses.fields(oracle.OracleDraw)
-    }
-    places = fields.pop("places")
-    passages = np.take_along_axis(
-        table.rows[questions], np.maximum(places, 0).astype(np.int64), axis=1
-    )
-    return fields | {"passages": np.where(places >= 0, passages, -1)}
-
-
-def fit_rules(rules: OracleRules, depth: int) -> OracleRules:
-    """The rules with a number of passages, so that all questions have one shape."""
-    if rules.num_passages is not None:
-        return rules
-    if depth > rules.num_indexes or depth < rules.k:
-        raise ConfigError(
-            f"rankings of {depth} passages are to be read whole, for k {rules.k} and "
-            f"{rules.num_indexes} indexes: from 1 on, none may be above the next."
-        )
-    return dataclasses.replace(rules, num_passages=depth)
-
-
-def find_answerable(table: RankedTable) -> np.ndarray:
-    """The questions to train on, [m] int64.
-
-    Raises:
-        DataError: there is none.
-    """
-    found = table.answerable()
-    if not len(found):
-        raise DataError(
-            f"{table.num_questions} questions, and no passage holds an answer of any: "
-            "there is nothing to train on."
-        )
-    return found
-
-
-def describe(table: RankedTable) -> str:
-    """One line for people."""
-    count = len(table.answerable())
-    return (
-        f"{count:,} ranked questions with {table.passages.num_rows:,} passages "
-        f"({table.num_questions - count:,} without an answer in their passages left "
-        "out)"
-    )
 
 
 @functools.partial(

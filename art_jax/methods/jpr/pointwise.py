@@ -24,12 +24,14 @@ from art_jax.data.prompts import (
 from art_jax.data.tokenizers import Tokenizer, find_single_tokens
 from art_jax.errors import ConfigError
 from art_jax.losses import dynamic_oracle
-from art_jax.methods.jpr.joint import describe, draw_batch, find_answerable
-from art_jax.methods.ranked_table import (
-    RankedSet,
-    RankedTable,
-    read_ranked_table,
+from art_jax.methods.jpr.drawn_batches import (
+    describe,
+    draw_batch,
+    find_answerable,
+    read_train_sets,
 )
+from art_jax.methods.jpr.held_out import build_evaluation, read_held_out
+from art_jax.methods.ranked_table import RankedSet, RankedTable
 from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import fid
 from art_jax.models.t5 import T5Config
@@ -53,6 +55,9 @@ class Pointwise:
         over_vocabulary: a likelihood is a share of all tokens', as T5 is trained; else
             of the two words'.
         dropout: in the T5, at its config's rate.
+        dev_sets: held-out rankings; all their passages are judged, as many questions at
+            once as are trained on.
+        dev_k: of the MRecall@k that is measured there.
     """
 
     train_sets: Sequence[RankedSet] = ()
@@ -61,9 +66,12 @@ class Pointwise:
     prompt: PassagePrompt = PassagePrompt(POINTWISE_TEMPLATE)
     over_vocabulary: bool = True
     dropout: bool = True
+    dev_sets: Sequence[RankedSet] = ()
+    dev_k: int = 5
 
     def __post_init__(self):
         object.__setattr__(self, "train_sets", tuple(self.train_sets))
+        object.__setattr__(self, "dev_sets", tuple(self.dev_sets))
         object.__setattr__(self, "words", tuple(self.words))
         if self.num_negatives < 1 or len(self.words) != 2:
             raise ConfigError(
@@ -83,6 +91,7 @@ class Pointwise:
         workspace.check_batch_size(batch_size, num_chunks)
         find_word_tokens(workspace.tokenizer, self.words)
         check_num_examples(len(find_answerable(self._read(workspace))), batch_size)
+        read_held_out(self.dev_sets, workspace.tokenizer, self.dev_k)
 
     def describe(self, workspace: T5Workspace) -> str:
         """What is trained on, in one line."""
@@ -98,7 +107,7 @@ class Pointwise:
         directory: pathlib.Path | None = None,
         table: RankedTable | None = None,
     ) -> Problem:
-        """Returns the batches and the loss of a run; arguments as of `Jpr.bind`."""
+        """Returns what `Jpr.bind` does; arguments as there."""
         del directory
         workspace.check_batch_size(batch_size, num_chunks)
         words = find_word_tokens(workspace.tokenizer, self.words)
@@ -130,7 +139,15 @@ class Pointwise:
             del resources
             return self.loss(workspace.config, words, params, batch, key)
 
-        return Problem(make_batch, loss)
+        held_out = read_held_out(self.dev_sets, workspace.tokenizer, self.dev_k)
+
+        def score(params: Params, table: RankedTable) -> np.ndarray:
+            size = batch_size // num_chunks
+            return self.log_likelihoods(params, workspace, table, batch_size=size)
+
+        return Problem(
+            make_batch, loss, evaluate=build_evaluation(held_out, score, self.dev_k)
+        )
 
     def loss(
         self,
@@ -205,9 +222,7 @@ class Pointwise:
         return np.concatenate(found)[: table.num_questions]
 
     def _read(self, workspace: T5Workspace) -> RankedTable:
-        if not self.train_sets:
-            raise ConfigError("there are no train_sets: give one at least.")
-        return read_ranked_table(self.train_sets, workspace.tokenizer)
+        return read_train_sets(self.train_sets, workspace.tokenizer)
 
 
 def find_word_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:
