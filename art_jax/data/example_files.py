@@ -13,6 +13,9 @@ Ranked passages (`RankedQuestion`):
     fid           a JSON array, or lines: id, question, target, answers, ctxs
     pyserini      one JSON object: question id -> question, answers, contexts
 
+Where a question has several answers, the rankings' formats hold a list more beside
+`answers`, which other tools leave alone: `answer_groups`, each answer's aliases.
+
 Files may be gzipped, and are read one record at a time.
 """
 
@@ -27,7 +30,7 @@ from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
 from art_jax.data.json_files import read_json_entries, read_json_records
 from art_jax.data.passage_files import titled_text
 from art_jax.data.passages import Passage
-from art_jax.data.questions import Question, json_strings
+from art_jax.data.questions import Question, json_groups, json_strings
 from art_jax.errors import ConfigError, DataError
 
 Example = TrainingExample | RankedQuestion
@@ -66,6 +69,11 @@ class _Record:
         given_id = text_files.json_id(self.values, id_keys, self.path, self.number)
         text = self.required(key)
         return Question(given_id or str(self.number), text, self.strings("answers"))
+
+    def grouped_question(self) -> Question:
+        groups = json_groups(self.values, "answer_groups", self.path, self.number)
+        question = self.question("question", "id")
+        return dataclasses.replace(question, answer_groups=groups)
 
     def records(self, key: str) -> list["_Record"]:
         values = text_files.json_objects(self.values, key, self.path, self.number)
@@ -325,7 +333,7 @@ def _texts(candidates: Iterable[Candidate]) -> list[str]:
 
 def _parse_ranked(record: _Record) -> RankedQuestion:
     return RankedQuestion(
-        question=record.question("question", "id"),
+        question=record.grouped_question(),
         candidates=_candidates(record, "ctxs"),
         target=record.text("target"),
     )
@@ -335,7 +343,7 @@ def _form_dpr_results(example: RankedQuestion) -> dict[str, Any]:
     return {
         "id": example.question.question_id,
         "question": example.question.text,
-        "answers": example.question.answers,
+        **_form_answers(example.question),
         "ctxs": [
             {
                 **_form_context(candidate),
@@ -354,7 +362,7 @@ def _form_fid(example: RankedQuestion) -> dict[str, Any]:
         "id": example.question.question_id,
         "question": example.question.text,
         **target,
-        "answers": example.question.answers,
+        **_form_answers(example.question),
         "ctxs": [
             {
                 **_form_context(candidate),
@@ -364,6 +372,11 @@ def _form_fid(example: RankedQuestion) -> dict[str, Any]:
             for candidate in example.candidates
         ],
     }
+
+
+def _form_answers(question: Question) -> dict[str, Any]:
+    groups = {"answer_groups": question.answer_groups} if question.answer_groups else {}
+    return {"answers": question.answers, **groups}
 
 
 def _form_context(candidate: Candidate) -> dict[str, str]:
@@ -377,7 +390,7 @@ def _has_answer(candidate: Candidate) -> dict[str, bool]:
 
 def _parse_pyserini(record: _Record) -> RankedQuestion:
     return RankedQuestion(
-        question=record.question("question", "id"),
+        question=record.grouped_question(),
         candidates=tuple(map(_pyserini_candidate, record.records("contexts"))),
     )
 
@@ -403,7 +416,7 @@ def _form_pyserini(example: RankedQuestion) -> dict[str, Any]:
 
     return {
         "question": example.question.text,
-        "answers": example.question.answers,
+        **_form_answers(example.question),
         "contexts": [
             {
                 "docid": candidate.passage.passage_id,
@@ -494,7 +507,9 @@ def _keep_flagembedding(example: TrainingExample, place: int) -> TrainingExample
 
 def _keep_fid(example: RankedQuestion, place: int) -> RankedQuestion:
     del place
-    return dataclasses.replace(example, question=_bare(example.question))
+    groups = example.question.answer_groups
+    question = dataclasses.replace(_bare(example.question), answer_groups=groups)
+    return dataclasses.replace(example, question=question)
 
 
 def _keep_dpr_results(example: RankedQuestion, place: int) -> RankedQuestion:

@@ -265,15 +265,16 @@ def _question_of(
         json_strings(record, answer_key, path, number),
         json_strings(record, "relevant_ids", path, number),
         source_id or "",
-        _json_groups(record, "answer_groups", path, number),
+        json_groups(record, "answer_groups", path, number),
         _json_grades(record, path, number),
-        _json_groups(record, "evidence", path, number),
+        json_groups(record, "evidence", path, number),
     )
 
 
-def _json_groups(
+def json_groups(
     record: dict[str, Any], key: str, path: str | os.PathLike, number: int
 ) -> tuple[tuple[str, ...], ...]:
+    """The lists of strings under a key, none of them empty; () where it is missing."""
     groups = record.get(key)
     if groups is None:
         return ()

@@ -24,7 +24,9 @@ CANDIDATES = st.builds(
     st.none() | st.floats(-1e6, 1e6),
     st.none() | st.booleans(),
 )
-QUESTIONS = st.builds(Question, TEXTS, TEXTS, st.lists(TEXTS, max_size=2).map(tuple))
+ANSWERS = st.lists(TEXTS, max_size=2).map(tuple)
+GROUPS = st.lists(st.lists(TEXTS, min_size=1, max_size=2).map(tuple), max_size=2)
+QUESTIONS = st.builds(Question, TEXTS, TEXTS, ANSWERS, answer_groups=GROUPS.map(tuple))
 
 
 def tuples(of, **sizes):
@@ -233,3 +235,26 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="no format 'x': choose of dpr"):
         list(example_files.read_examples(tmp_path / "a", "x"))
+
+
+@pytest.mark.parametrize("file_format", example_files.formats_of(RankedQuestion))
+def test_several_answers_are_a_list_that_other_tools_leave_alone(tmp_path, file_format):
+    one = Question("q", "who?", ("x",))
+    several = Question("r", "who?", ("x", "y"), answer_groups=(("x",), ("y", "z")))
+    path = tmp_path / "rankings.json"
+    ranked = [RankedQuestion(one, ()), RankedQuestion(several, ())]
+    example_files.write_examples(path, ranked, file_format)
+    records = json.loads(path.read_text())
+    first, second = records.values() if isinstance(records, dict) else records
+    assert "answer_groups" not in first
+    assert second["answers"] == ["x", "y"]
+    assert second["answer_groups"] == [["x"], ["y", "z"]]
+    assert list(example_files.read_examples(path, file_format)) == ranked
+
+
+def test_answers_that_are_no_groups_are_refused(tmp_path):
+    path = tmp_path / "rankings.json"
+    record = {"question": "who?", "ctxs": [], "answer_groups": ["x"]}
+    path.write_text(json.dumps([record]))
+    with pytest.raises(DataError, match="'answer_groups' must be a list, each of it a"):
+        list(example_files.read_examples(path, "dpr-results"))
