@@ -5,8 +5,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from art_jax.data.answer_targets import TargetRules, answer_groups
+from art_jax.data.examples import RankedQuestion
 from art_jax.evaluation.answers import find_answer
 from art_jax.evaluation.multi_answer import Groups, answers_held
+from art_jax.teacher.passage_pool import make_pool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,6 +22,40 @@ class Grounding:
 
     group: int
     text: str
+
+
+def find_targets(
+    ranked: Sequence[RankedQuestion], rules: TargetRules, match: str = "string"
+) -> list[list[str]]:
+    """The texts of the answers that a reader may say of each question.
+
+    Those that its passages hold, as `ground_answers` has them, and behind them, if
+    `rules` allow it, the first alias of each other. A `target` is a question's one
+    answer. A question without passages has none.
+
+    Args:
+        ranked: questions with the passages that are read.
+        rules: of the targets.
+        match: how an answer is found in a text, one of `answers.MATCHES`.
+    """
+    pool = make_pool(ranked)
+    groups = [
+        ((one.target,),) if one.target else answer_groups(one.question, rules.form)
+        for one in ranked
+    ]
+    found = ground_answers(
+        pool.rows, lambda row: pool.passages[row].text, groups, match
+    )
+    targets = []
+    for one, answers, grounded in zip(ranked, groups, found, strict=True):
+        texts = [each.text for each in grounded]
+        if not rules.grounded and one.candidates:
+            held = {each.group for each in grounded}
+            texts += [
+                group[0] for number, group in enumerate(answers) if number not in held
+            ]
+        targets.append(texts)
+    return targets
 
 
 def ground_answers(
@@ -65,6 +102,8 @@ def _in_order(
         groups: the aliases.
         find: (place in the ranking, alias) -> where in the text, and what is there.
     """
+    if not len(held):
+        return []
     firsts = np.where(held.any(axis=0), held.argmax(axis=0), len(held)).tolist()
     earliest = []
     for number, group in enumerate(groups):

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from art_jax.evaluation.grounding import Grounding, ground_answers
+from art_jax.data.answer_targets import TargetRules
+from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.passages import Passage
+from art_jax.data.questions import Question
+from art_jax.evaluation.grounding import Grounding, find_targets, ground_answers
 
 TEXTS = ["a plum, an apple", "nothing", "New York is big; pears grow in NYC"]
 
@@ -54,3 +58,28 @@ def test_questions_without_answers_have_none(unknown):
     )
     assert found == [[], [Grounding(0, "NYC")], [Grounding(0, "apple")]]
     assert ground_answers(rows[:1], TEXTS.__getitem__, [unknown]) == [[]]
+
+
+def find(rows, answers=(), groups=(), target="", **rules):
+    passages = [Candidate(Passage(str(row), TEXTS[row])) for row in rows]
+    question = Question("q", "?", tuple(answers), answer_groups=tuple(groups))
+    one = RankedQuestion(question, tuple(passages), target)
+    return find_targets([one], TargetRules(**rules))[0]
+
+
+def test_targets_are_answers_that_can_be_said():
+    groups = (("Gotham", "NYC", "New York"), ("cherry", "kirsch"), ("plum",))
+    sequence = {"groups": groups, "form": "sequence"}
+    assert find([0, 2], **sequence) == ["plum", "New York"]
+    assert find([0, 2], **sequence, grounded=False) == ["plum", "New York", "cherry"]
+    # One answer is any alias of any.
+    assert find([0, 2], groups=groups) == ["plum", "New York", "NYC"]
+    assert find([2], ["Gotham", "NYC"], grounded=False) == ["NYC", "Gotham"]
+    assert find([2], ["Gotham", "NYC"], target="New York") == ["New York"]
+
+
+def test_without_a_passage_or_an_answer_nothing_is_said():
+    assert find([1], ["plum"]) == []
+    assert find([1], ["plum"], grounded=False) == ["plum"]
+    assert find([], ["plum"], grounded=False) == []
+    assert find([0]) == find([0], grounded=False) == []

@@ -31,6 +31,9 @@ class Words:
     def encode_batch(self, texts):
         return [[self.names.index(word) for word in text.split()] for text in texts]
 
+    def decode_batch(self, rows):
+        return [" ".join(self.names[number] for number in row) for row in rows]
+
 
 TOKENIZER = Words(
     (

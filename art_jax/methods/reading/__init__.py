@@ -1,0 +1,1 @@
+"""Readers: models that say the answers to questions whose passages they read."""
