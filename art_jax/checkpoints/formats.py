@@ -3,6 +3,7 @@
 A path that no format knows gets one error that lists what can be read.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from art_jax.checkpoints import (
     megatron,
     retriever,
     sentence_transformers,
+    t5_folder,
     t5x,
 )
 from art_jax.checkpoints.pretrained import PretrainedRetriever
@@ -62,7 +64,7 @@ def open_t5(path: str | pathlib.Path, **changes: Any) -> PretrainedT5:
 
     Args:
         path: a checkpoint of T5X, native or Orbax, or its folder of several, the
-            newest of which counts; or a folder of Hugging Face.
+            newest of which counts; a folder of Hugging Face; or a run of a T5 here.
         **changes: fields of the configuration to replace, such as `dtype`.
 
     Raises:
@@ -74,6 +76,8 @@ def open_t5(path: str | pathlib.Path, **changes: Any) -> PretrainedT5:
         if any(recognise(path) for recognise, _ in _RETRIEVERS):
             raise ConfigError(f"{path} holds no T5 but a retriever or a BERT.")
         raise _unknown(path)
+    if t5_folder.holds_t5(path):
+        return _open_own_t5(path, **changes)
     if _is_hugging_face_t5(path):
         kind, read = "Hugging Face T5ForConditionalGeneration", huggingface.open_t5
     else:
@@ -83,6 +87,14 @@ def open_t5(path: str | pathlib.Path, **changes: Any) -> PretrainedT5:
     vocabularies = [path / name for name in ("spiece.model", "sentencepiece.model")]
     found = next(filter(pathlib.Path.is_file, vocabularies), None)
     return PretrainedT5(kind, config, params, found)
+
+
+def _open_own_t5(path: pathlib.Path, **changes: Any) -> PretrainedT5:
+    saved = t5_folder.open_t5(path)
+    config = dataclasses.replace(saved.config, **changes)
+    model = t5_folder.find_t5(path) / t5_folder.TOKENIZER / "spiece.model"
+    vocabulary = model if model.is_file() else None
+    return PretrainedT5(t5_folder.FORMAT, config, saved.params, vocabulary)
 
 
 def is_t5(path: str | pathlib.Path) -> bool:
@@ -102,7 +114,7 @@ def _existing(path: str | pathlib.Path) -> pathlib.Path:
 def _unknown(path: pathlib.Path) -> ConfigError:
     return ConfigError(
         f"{path} holds weights in no format that is known: a run of art_jax "
-        "(retriever/); a folder of Hugging Face (config.json with a BERT, "
+        "(retriever/ or t5/); a folder of Hugging Face (config.json with a BERT, "
         "MegatronBERT, DPR encoder or T5, and *.safetensors or *.bin) or of "
         "sentence-transformers (modules.json); a T5X checkpoint (checkpoint_<step>); "
         "a Megatron checkpoint (latest_checkpointed_iteration.txt, "
@@ -129,7 +141,7 @@ def _is_megatron(path: pathlib.Path) -> bool:
 def _is_hugging_face(path: pathlib.Path) -> bool:
     kind = _model_type(path)
     if kind is not None:
-        return kind != "t5"
+        return kind != "t5" and not t5_folder.holds_t5(path)
     # Two encoders in folders of their own.
     parts = [part for part in path.iterdir() if part.is_dir()] if path.is_dir() else []
     return sum(_model_type(part) is not None for part in parts) >= 2
@@ -140,7 +152,7 @@ def _is_dpr(path: pathlib.Path) -> bool:
 
 
 def _is_t5(path: pathlib.Path) -> bool:
-    return _is_hugging_face_t5(path) or t5x.is_t5x(path)
+    return t5_folder.holds_t5(path) or _is_hugging_face_t5(path) or t5x.is_t5x(path)
 
 
 def _is_hugging_face_t5(path: pathlib.Path) -> bool:

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import pathlib
 import sys
 import time
 
@@ -94,16 +93,8 @@ def load_tokenizers(given: list[str], *, is_cased: bool = False) -> dict:
                 f"two tokenisers are called {name!r}: name them, as in "
                 "--tokenizer retriever=vocab.txt --tokenizer teacher=spiece.model"
             )
-        made[name] = _load_tokenizer(pathlib.Path(path), is_cased)
+        made[name] = tokenizers.find_tokenizer(path, lowercase=not is_cased)
     return made
-
-
-def _load_tokenizer(path: pathlib.Path, is_cased: bool) -> tokenizers.Tokenizer:
-    if path.is_dir():
-        return tokenizers.load_tokenizer(path)
-    if path.suffix == ".model":
-        return tokenizers.load_sentencepiece(path)
-    return tokenizers.load_wordpiece(path, lowercase=not is_cased)
 
 
 def _num_cores() -> int:

@@ -16,7 +16,7 @@ from art_jax.checkpoints import (
     tensors,
 )
 from art_jax.cli import import_weights
-from art_jax.cli.train import report
+from art_jax.cli.run_folder import report
 from art_jax.data.evidence import load_evidence
 from art_jax.data.tokenizers import load_sentencepiece
 from art_jax.errors import ConfigError, CorruptError

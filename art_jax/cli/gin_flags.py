@@ -8,7 +8,7 @@ import inspect
 import logging
 import pathlib
 import tokenize
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import art_jax
@@ -120,6 +120,23 @@ def call(function):
         raise ConfigError(f"gin: {error}") from error
 
 
+def configured_one(functions: Sequence[Callable]) -> Callable:
+    """Returns the one of some functions that the gin files configure.
+
+    Raises:
+        ConfigError: they configure none, or several.
+    """
+    found = [one for one in functions if _bindings(one)]
+    if not found:
+        raise ConfigError(_never_configured(*functions))
+    if len(found) > 1:
+        raise ConfigError(
+            f"the gin files configure {' and '.join(map(_name, found))}, but a run is "
+            "one of them: include the files of one only."
+        )
+    return found[0]
+
+
 def bound_arguments(function, names: Collection[str]) -> dict[str, Any]:
     """Returns some of the arguments a gin-configured function would be called with.
 
@@ -134,13 +151,8 @@ def bound_arguments(function, names: Collection[str]) -> dict[str, Any]:
         ConfigError: the files never configure the function, or an argument cannot be
             built.
     """
-    import gin
-
     parameters = inspect.signature(function).parameters
-    try:
-        bound = gin.get_bindings(function, resolve_references=False)
-    except (KeyError, ValueError):
-        bound = {}
+    bound = _bindings(function)
     found = {name: bound.get(name, parameters[name].default) for name in names}
     if not bound or inspect.Parameter.empty in found.values():
         raise ConfigError(_never_configured(function))
@@ -177,10 +189,25 @@ def _roots(search_paths: str) -> list[pathlib.Path]:
     return [*map(pathlib.Path, search_paths.split(",")), *PACKAGE_ROOTS]
 
 
-def _never_configured(function) -> str:
+def _bindings(function: Callable) -> dict[str, Any]:
+    """The arguments that gin binds, not built; none where it does not know it."""
+    import gin
+
+    try:
+        return gin.get_bindings(function, resolve_references=False)
+    except (KeyError, ValueError):
+        return {}
+
+
+def _name(function: Callable) -> str:
+    return f"{function.__module__}.{function.__name__}"
+
+
+def _never_configured(*functions: Callable) -> str:
+    names = " nor ".join(map(_name, functions))
     return (
-        f"the gin files never configure {function.__module__}.{function.__name__}: "
-        "give a run file such as --gin_file=gin/runs/own_documents.gin"
+        f"the gin files never configure {names}: give a run file such as "
+        "--gin_file=gin/runs/own_documents.gin"
     )
 
 

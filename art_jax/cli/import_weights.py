@@ -8,7 +8,8 @@ import jax
 from art_jax import atomic, manifest, partitioning
 from art_jax.checkpoints import formats, pretrained, retriever, t5x_export
 from art_jax.checkpoints.retriever import SavedRetriever, save_retriever
-from art_jax.cli.train import choose_tokenizer, fit_vocabulary, report
+from art_jax.cli.run_folder import report
+from art_jax.cli.train import choose_tokenizer, fit_vocabulary
 from art_jax.errors import ConfigError
 
 MAX_QUERY_TOKENS = 64

@@ -6,6 +6,7 @@ import pathlib
 
 from art_jax import atomic
 from art_jax.cli import evaluate, gin_flags, train
+from art_jax.cli.run_folder import Clock, report
 from art_jax.data import documentation, sources
 from art_jax.data.question_table import read_question_table
 from art_jax.evaluation import measures
@@ -20,9 +21,9 @@ DEPTHS = (1, 5, 20, 100)
 
 def run(options) -> None:
     """Runs the verb `quickstart`: `train` on gin/runs/quickstart.gin, and a report."""
-    clock = train.Clock()
+    clock = Clock()
     os.environ.setdefault(sources.DATA_DIR_VARIABLE, f"{options.model_dir}/data")
-    train.report("reading the documentation of the installed packages")
+    report("reading the documentation of the installed packages")
     documentation.prepare_corpus()
     clock.lap("corpus")
     gin_flags.parse_gin(

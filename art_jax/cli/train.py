@@ -1,13 +1,8 @@
 """`art-jax train`: passages and questions in, a searchable retriever out."""
 
 import dataclasses
-import json
 import pathlib
-import platform
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -17,7 +12,14 @@ from art_jax import atomic, partitioning
 from art_jax.checkpoints import formats, pretrained
 from art_jax.checkpoints.pretrained import PretrainedRetriever
 from art_jax.checkpoints.retriever import SavedRetriever, save_retriever
-from art_jax.cli import gin_flags
+from art_jax.cli import gin_flags, train_t5
+from art_jax.cli.run_folder import (
+    Clock,
+    check_model_dir,
+    check_stage,
+    report,
+    write_facts,
+)
 from art_jax.data import statistics, tokenizers
 from art_jax.data.evidence import EvidenceStore, build_or_load_evidence, load_evidence
 from art_jax.data.layouts import layout_lengths
@@ -67,7 +69,7 @@ class TrainedRun:
 
 
 def run(options) -> None:
-    """Runs the verb `train`."""
+    """Runs the verb `train`: a retriever's, or a T5's where the gin files say so."""
     if options.multiprocess or options.coordinator_address:
         jax.distributed.initialize(
             options.coordinator_address, options.process_count, options.process_index
@@ -80,7 +82,7 @@ def run(options) -> None:
     gin_flags.parse_gin(
         options.gin_file, options.gin_bindings, options.gin_search_paths
     )
-    gin_flags.call(train)
+    gin_flags.call(gin_flags.configured_one((train, train_t5.train)))
 
 
 def train(
@@ -206,44 +208,6 @@ def train(
         clock.lap("index")
     report(f'done. Search it: art-jax search {model_dir} "your question"')
     return TrainedRun(retriever, initial, refresher, clock.seconds)
-
-
-class Clock:
-    """Wall time by part: `lap(name)` adds what went by since the last lap."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        """Adds the time since the last lap to `name`."""
-        now = time.monotonic()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
-
-
-def report(line: str) -> None:
-    """Prints one line of progress, from the first process, on stderr."""
-    if jax.process_index() == 0:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
-
-def check_model_dir(folder: pathlib.Path) -> None:
-    """Raises ConfigError where the folder holds something that is no run."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ConfigError(f"MODEL_DIR {folder} is a file: give a folder.")
-    if any(folder.iterdir()) and not (folder / "env.json").exists():
-        known = {"tokenizers", "evidence", "data", "config.gin"}
-        strange = [path.name for path in folder.iterdir() if path.name not in known]
-        strange = [name for name in strange if not name.startswith(".")]
-        if strange:
-            raise ConfigError(
-                f"MODEL_DIR {folder} holds {strange[0]!r} and no run of art-jax: give "
-                "a new folder."
-            )
 
 
 def make_tokenizers(
@@ -468,14 +432,6 @@ def initial_params(
     return jax.jit(encoder.init, out_shardings=partitioning.replicated(mesh))(key)
 
 
-def check_stage(stage: Stage, workspace: Workspace) -> None:
-    """Raises ConfigError, naming the stage, where the evidence cannot serve it."""
-    try:
-        stage.method.check(workspace, stage.batch_size, stage.num_chunks)
-    except ConfigError as error:
-        raise ConfigError(f"stage {stage.name!r}: {error}") from error
-
-
 def weighted_by_rarity(workspace: Workspace, params: Params) -> Params:
     """Returns the parameters with token weights from the evidence's frequencies."""
     importance = statistics.inverse_passage_frequencies(
@@ -536,33 +492,3 @@ def write_retriever(
     )
     save_table(table, folder / "index")
     return Retriever(model, table, evidence)
-
-
-def write_facts(folder: pathlib.Path, params: Params) -> None:
-    """Writes config.gin, env.json and model-info.txt, as T5X users expect them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "python": sys.version,
-        "platform": platform.platform(),
-        "command": sys.argv,
-        "devices": [str(device) for device in jax.devices()],
-        "process_count": jax.process_count(),
-        "packages": {
-            name: metadata.version(name)
-            for name in ("art-jax", "jax", "jaxlib", "flax", "optax", "numpy")
-        },
-    }
-    atomic.write_text(folder / "env.json", json.dumps(environment, indent=1))
-    lines, total = [], 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        total += leaf.size
-        lines.append(
-            f"Variable {name} size {leaf.size} shape {tuple(leaf.shape)} "
-            f"partition spec {leaf.sharding.spec}"
-        )
-    lines.append(f"Total number of parameters: {total}")
-    atomic.write_text(folder / "model-info.txt", "\n".join(lines) + "\n")
-    if "gin" in sys.modules:
-        gin = sys.modules["gin"]
-        atomic.write_text(folder / "config.gin", gin.config_str())

@@ -104,6 +104,11 @@ class WordPieceTokenizer:
         """The id of "[SEP]"."""
         return self.pieces.index("[SEP]")
 
+    @property
+    def eos_id(self) -> int:
+        """The id of the end of a text, "[SEP]", for a T5 with this vocabulary."""
+        return self.sep_id
+
     @functools.cached_property
     def digest(self) -> str:
         """See `Tokenizer`."""

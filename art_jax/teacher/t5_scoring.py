@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from art_jax import partitioning
-from art_jax.checkpoints import formats, tensors
+from art_jax.checkpoints import formats, t5_params, tensors
 from art_jax.data.layouts import Layout, TokenTable
 from art_jax.data.tokenizers import SentencePieceTokenizer, load_sentencepiece
 from art_jax.errors import ConfigError
@@ -23,17 +22,7 @@ from art_jax.teacher import prompts, scoring_loop
 from art_jax.teacher.scoring_loop import WorkDone
 from art_jax.types import Params
 
-# Fields of T5Config that no weight depends on.
-_FREE_FIELDS = (
-    "dtype",
-    "param_dtype",
-    "dropout_rate",
-    "float32_attention_logits",
-    "remat",
-)
-
-
-# And those that no score depends on.
+# Fields of T5Config that no score depends on.
 _FIELDS_WITHOUT_EFFECT = ("param_dtype", "dropout_rate", "remat")
 
 
@@ -157,15 +146,10 @@ class T5Teacher:
         """
         del tokens, tokenizer
         found = self._open()
-        params = found.params
-        _require_same_sizes(found.config, self.config, self.checkpoint_path)
-        shardings = jax.tree.map(
-            lambda _, axes: partitioning.logical_sharding(axes, mesh),
-            params,
-            layers.param_axes(params),
+        t5_params.require_same_sizes(
+            found.config, self.config, self.checkpoint_path, "the teacher's config"
         )
-        _require_even_shards(params, shardings, self.config.num_heads)
-        return tensors.to_devices(params, shardings, self.param_dtype)
+        return t5_params.place_params(found.params, self.config, mesh, self.param_dtype)
 
     def describe(self) -> str:
         """Returns what `checkpoint_path` was recognised as, for people."""
@@ -417,39 +401,6 @@ def _digest_of_weights(params: Params, dtype: str) -> str:
     leaves, _ = jax.tree_util.tree_flatten_with_path(digests)
     lines = [f"{jax.tree_util.keystr(path)} {line}" for path, line in leaves]
     return hashlib.sha256("\n".join([dtype, *lines]).encode()).hexdigest()
-
-
-def _require_same_sizes(found: T5Config, wanted: T5Config, source: object) -> None:
-    """Raises ConfigError where a checkpoint is of another T5 than was asked for."""
-    differences = [
-        f"{field.name} is {getattr(found, field.name)}, not "
-        f"{getattr(wanted, field.name)}"
-        for field in dataclasses.fields(T5Config)
-        if field.name not in _FREE_FIELDS
-        and getattr(found, field.name) != getattr(wanted, field.name)
-    ]
-    if differences:
-        raise ConfigError(
-            f"{source} holds another T5 than the teacher's config: its "
-            f"{', its '.join(differences)}. Include the gin/models file of its size, "
-            "or set these fields."
-        )
-
-
-def _require_even_shards(params: Params, shardings: Params, num_heads: int) -> None:
-    """Raises ConfigError where the mesh's model axis does not divide a parameter."""
-
-    def require(leaf, sharding: NamedSharding) -> None:
-        try:
-            sharding.shard_shape(leaf.shape)
-        except ValueError as error:
-            raise ConfigError(
-                f"MODEL_PARALLELISM {sharding.mesh.shape[partitioning.MODEL_AXIS]} "
-                f"does not divide a parameter of shape {leaf.shape}: choose a divisor "
-                f"of the number of heads, {num_heads}."
-            ) from error
-
-    jax.tree.map(require, params, shardings)
 
 
 def score_pairs(

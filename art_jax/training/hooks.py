@@ -264,13 +264,15 @@ def save_run(
     )
 
 
-def check_same_evidence(directory: pathlib.Path, info: dict, digest: str) -> None:
+def check_same_evidence(
+    directory: pathlib.Path, info: dict, digest: str | None
+) -> None:
     """Raises ConfigError where a saved run was trained on other passages.
 
     Args:
         directory: of the run's checkpoints.
         info: of one of them.
-        digest: of the evidence given now.
+        digest: of the evidence given now; None: none is.
     """
     held = info["table"]
     if held is not None and held["evidence_digest"] != digest:
@@ -284,7 +286,7 @@ def resume_run(
     directory: pathlib.Path,
     info: dict,
     fresh: RunState,
-    refresher: Refresher,
+    refresher: Refresher | None,
     passage_side: Callable[[Params], Params],
     *,
     report: Callable[[str], None],
@@ -299,7 +301,7 @@ def resume_run(
         directory: of the run's checkpoints.
         info: of the newest one, from `train_state.read_info`.
         fresh: a run before its first step, for shapes and layout.
-        refresher: embeds the evidence.
+        refresher: embeds the evidence; None where the run has no table.
         passage_side: as for `refresh_hook`.
         report: told of a refresh that takes long.
         parts: as for `refresh_hook`, and another folder.

@@ -1,4 +1,4 @@
-"""AdamW as retrievers are trained: a decay mask, clipping, linear schedules."""
+"""AdamW as retrievers are trained, with its schedules, and Adafactor as T5 is."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -70,6 +70,60 @@ class AdamW:
         return _SCHEDULES[self.schedule_form](
             self.peak_learning_rate, train_steps=train_steps, warmup_steps=warmup_steps
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+    """Adafactor as T5 is fine-tuned: its rate is relative to each parameter's size.
+
+    learning_rate: a step's root mean square, as a share of that of the parameter; the
+        same at every step after warm-up.
+    warmup_steps: the n-th of them has n / warmup_steps of the rate.
+    decay_rate: of the second moments, 1 - t^-rate at step t.
+    clip_rms: of the update of each parameter, before the rate.
+    min_factored_size: second moments are kept by row and column where both have this
+        size, else one by one.
+
+    Raises:
+        ConfigError: a rate is not positive, or warm-up has less than no steps.
+
+    Source: Shazeer and Stern, arXiv:1804.04235, with T5's values; the warm-up is JPR's
+        (arXiv:2104.08445). Differs in: parameters of JAX are factored over their two
+        largest axes.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    decay_rate: float = 0.8
+    clip_rms: float = 1.0
+    min_factored_size: int = 128
+
+    def __post_init__(self):
+        if self.learning_rate <= 0 or self.warmup_steps < 0:
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate} and warmup_steps "
+                f"{self.warmup_steps}: the first is above 0, the second 0 or more."
+            )
+
+    def build(self, train_steps: int) -> optax.GradientTransformation:
+        """Returns the optax transformation for a run of `train_steps` updates."""
+        return optax.adafactor(
+            self.schedule(train_steps),
+            min_dim_size_to_factor=self.min_factored_size,
+            decay_rate=self.decay_rate,
+            clipping_threshold=self.clip_rms,
+        )
+
+    def schedule(self, train_steps: int) -> Callable[[jax.Array], jax.Array]:
+        """Returns the learning rate as a function of updates made so far."""
+        del train_steps
+
+        def rate(count: jax.Array) -> jax.Array:
+            done = jnp.asarray(count, jnp.float32) + 1.0
+            share = jnp.minimum(done / max(self.warmup_steps, 1), 1.0)
+            return self.learning_rate * share
+
+        return rate
 
 
 def linear_schedule(

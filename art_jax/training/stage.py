@@ -13,7 +13,7 @@ from art_jax.errors import ConfigError
 from art_jax.index.refresh import Refresher
 from art_jax.training import hooks, loop, optimizers, update
 from art_jax.training.metrics import MetricsWriter
-from art_jax.training.optimizers import AdamW
+from art_jax.training.optimizers import Adafactor, AdamW
 from art_jax.types import Params
 
 
@@ -55,7 +55,7 @@ class Stage:
     train_steps: int
     batch_size: int = 64
     num_chunks: int = 1
-    optimizer: AdamW = AdamW()
+    optimizer: AdamW | Adafactor = AdamW()
     refresh_every_steps: int | None = 500
     rolling_refresh: bool = False
     keep_refresh_parts: bool = False
@@ -103,11 +103,11 @@ def run_stage(
     workspace: Any,
     params: Params,
     *,
-    refresher: Refresher,
-    passage_side: Callable[[Params], Params],
     directory: pathlib.Path,
-    evaluate: Callable[[loop.RunState], Mapping[str, float]] | None,
     report: Callable[[str], None],
+    refresher: Refresher | None = None,
+    passage_side: Callable[[Params], Params] = lambda params: params,
+    evaluate: Callable[[loop.RunState], Mapping[str, float]] | None = None,
 ) -> Params:
     """Returns the parameters the stage ends with: the best on held-out questions.
 
@@ -117,25 +117,32 @@ def run_stage(
     Args:
         stage: what to do.
         workspace: what the method is bound to.
-        params: where to start; not used up.
-        refresher: embeds the evidence.
-        passage_side: the part of the parameters `refresher.encode` takes.
+        params: where to start; not used up. The run is laid out as they are.
         directory: of this stage's checkpoints and metrics.
-        evaluate: run -> measures on held-out questions; None: there are none.
         report: told one line at each event.
+        refresher: embeds the evidence; None: what is trained has no table.
+        passage_side: the part of the parameters `refresher.encode` takes.
+        evaluate: run -> measures on held-out questions; None: there are none.
 
     Raises:
         PreemptedError: a signal came; the run was saved.
-        ConfigError: the checkpoints are of a run with other passages or another model.
+        ConfigError: the checkpoints are of a run with other passages or another model,
+            or the stage asks for a table where there is no evidence.
         CorruptError: a file that is needed is damaged or gone.
     """
+    if refresher is None and stage.refresh_every_steps is not None:
+        raise ConfigError(
+            f"stage {stage.name!r} refreshes every {stage.refresh_every_steps} steps, "
+            "but what it trains has no table: set refresh_every_steps to None."
+        )
     directory = pathlib.Path(directory)
     checkpoints, best = directory / "checkpoints", directory / "best"
     replicated = partitioning.replicated(workspace.mesh)
     info = train_state.read_info(checkpoints)
     boundary_done = False
     if info is not None:
-        hooks.check_same_evidence(checkpoints, info, refresher.evidence_digest)
+        digest = None if refresher is None else refresher.evidence_digest
+        hooks.check_same_evidence(checkpoints, info, digest)
         boundary_done = _is_boundary_done(stage, checkpoints, info)
         if boundary_done and info["step"] == stage.train_steps:
             report(f"{stage.name}: finished before, at step {info['step']}")
@@ -151,10 +158,10 @@ def run_stage(
     optimizer = optimizers.freeze(
         stage.optimizer.build(stage.train_steps), problem.frozen
     )
+    layout = update.state_layout(params, optimizer, replicated)
     run = loop.RunState(
         jax.jit(
-            lambda params: update.init_state(params, optimizer),
-            out_shardings=replicated,
+            lambda params: update.init_state(params, optimizer), out_shardings=layout
         )(loop.copy_params(params))
     )
     if info is not None:
@@ -263,7 +270,7 @@ def run_stage(
                 optimizer,
                 prepare=problem.prepare,
                 num_chunks=stage.num_chunks,
-                state_sharding=replicated,
+                state_sharding=layout,
             ),
             train_steps=stage.train_steps,
             key=jax.random.key(stage.seed),

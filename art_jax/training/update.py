@@ -28,13 +28,47 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     )
 
 
+def state_layout(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    rest: jax.sharding.NamedSharding,
+) -> TrainState:
+    """Returns how a state is laid out: each array beside the parameter it is of.
+
+    Args:
+        params: the parameters; those on the mesh of `rest` stay as they are laid out.
+        optimizer: its arrays of a parameter's shape lie as the parameter does.
+        rest: of everything else.
+
+    Returns:
+        A state with a sharding in place of each array.
+    """
+
+    def layout(leaf: jax.Array) -> jax.sharding.Sharding:
+        held = getattr(leaf, "sharding", None)
+        is_on_mesh = isinstance(held, jax.sharding.NamedSharding)
+        return held if is_on_mesh and held.mesh == rest.mesh else rest
+
+    layouts = jax.tree.map(layout, params)
+    state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda leaf, param, held: held if leaf.shape == param.shape else rest,
+        state.opt_state,
+        params,
+        layouts,
+        transform_non_params=lambda _: rest,
+    )
+    return TrainState(rest, layouts, opt_state, rest)
+
+
 def make_update(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
     prepare: PrepareFn | None = None,
     num_chunks: int = 1,
-    state_sharding: jax.sharding.Sharding | None = None,
+    state_sharding: TrainState | None = None,
 ):
     """Returns `update(state, batch, resources, key) -> (state, metrics)`, jitted once.
 
@@ -56,7 +90,8 @@ def make_update(
             a mean over examples. A loss of the batch as a whole becomes one where
             `prepare` finds its gradient with respect to each example's embeddings,
             and `loss_fn` multiplies it with them.
-        state_sharding: how the new state is laid out; None: as the compiler likes.
+        state_sharding: how the new state is laid out, from `state_layout`; None: as
+            the compiler likes.
     """
 
     def update(state, batch, resources, key):

@@ -92,3 +92,33 @@ def test_gradients_are_clipped_by_their_global_norm():
         _, state = optimizer.update(grads, optimizer.init(params), params)
     moment = optax.tree.get(state, "mu")["kernel"]
     np.testing.assert_allclose(moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
+
+
+def test_adafactors_rate_is_constant_after_warmup():
+    schedule = optimizers.Adafactor(1e-3, warmup_steps=500).schedule(10_000)
+    counts = jnp.array([0, 249, 499, 500, 9999])
+    np.testing.assert_allclose(schedule(counts), [2e-6, 5e-4, 1e-3, 1e-3, 1e-3])
+    np.testing.assert_allclose(optimizers.Adafactor(0.5, 0).schedule(3)(0), 0.5)
+    with pytest.raises(ConfigError, match="the first is above 0"):
+        optimizers.Adafactor(learning_rate=0.0)
+
+
+def test_adafactors_first_step_goes_by_the_parameters_size():
+    optimizer = optimizers.Adafactor(0.1, warmup_steps=0).build(10)
+    params = {"kernel": jnp.array([3.0, -4.0]), "bias": jnp.zeros(2)}
+    grads = {"kernel": jnp.array([5.0, -0.1]), "bias": jnp.array([1.0, -1.0])}
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    # At step 1 the second moment is the gradient's square, so a step is its sign,
+    # times 0.1 of the parameter's root mean square, of which 0.001 is the least.
+    size = np.sqrt((9 + 16) / 2)
+    np.testing.assert_allclose(updates["kernel"], [-0.1 * size, 0.1 * size], rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], [-1e-4, 1e-4], rtol=1e-6)
+
+
+def test_adafactor_keeps_large_second_moments_by_row_and_column():
+    optimizer = optimizers.Adafactor(min_factored_size=4).build(10)
+    shapes = jax.eval_shape(optimizer.init, {"kernel": jnp.zeros((4, 5))})
+    sizes = {leaf.shape for leaf in jax.tree.leaves(shapes)}
+    assert {(4,), (5,)} <= sizes
+    assert (4, 5) not in sizes

@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from art_jax.training import chunks, update
+from art_jax import partitioning
+from art_jax.training import chunks, optimizers, update
+from art_jax.training.optimizers import Adafactor, AdamW
 
 
 def quadratic(params, batch, resources, key):
@@ -117,3 +119,25 @@ def test_a_loss_of_the_whole_batch_can_be_given_in_chunks(num_chunks):
     np.testing.assert_allclose(
         params["w"] - new_state.params["w"], want["w"], rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "optimizer", [AdamW(), Adafactor(min_factored_size=4)], ids=["adamw", "adafactor"]
+)
+def test_moments_lie_as_their_parameter_does(optimizer):
+    mesh = partitioning.make_mesh(4, model_parallelism=2)
+    whole = partitioning.replicated(mesh)
+    split = partitioning.logical_sharding(("embed", "mlp"), mesh)
+    params = {
+        "kernel": partitioning.put_global(np.ones((4, 6), np.float32), split),
+        "bias": jnp.ones(6),
+    }
+    optimizer = optimizers.freeze(optimizer.build(10), ("bias",))
+    layout = update.state_layout(params, optimizer, whole)
+    assert layout.params == {"kernel": split, "bias": whole}
+    assert layout.step == whole
+    state = jax.jit(
+        lambda params: update.init_state(params, optimizer), out_shardings=layout
+    )(params)
+    for leaf in jax.tree.leaves(state.opt_state):
+        assert leaf.sharding == (split if leaf.shape == (4, 6) else whole)
