@@ -105,10 +105,9 @@ def assert_same_end(tiny, got, want, directory, want_directory):
     [
         ({}, {}),
         ({"write_back": True}, {"rolling_refresh": True, "num_chunks": 2}),
-        ({"write_back": True}, {"keep_refresh_parts": True}),
-        ({"cache_scores": True}, {}),
+        ({"write_back": True, "cache_scores": True}, {"keep_refresh_parts": True}),
     ],
-    ids=["plain", "written-back-and-rolling", "written-back", "cached"],
+    ids=["plain", "written-back-and-rolling", "written-back-and-cached"],
 )
 def test_art_stopped_amid_a_refresh_interval(
     tiny, tiny_evidence, tmp_path, of_method, of_stage

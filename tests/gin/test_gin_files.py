@@ -348,9 +348,9 @@ def held_bytes():
     return sum(array.nbytes for array in jax.live_arrays())
 
 
-def test_one_update_with_a_teacher_of_3b_builds_without_memory():
+def test_one_update_with_a_teacher_of_11b_builds_without_memory():
     before = held_bytes()
-    stage, loss, prepare, (params, *others) = step_inputs("art_nq_t0_3b.gin")
+    stage, loss, prepare, (params, *others) = step_inputs("art_nq_t5_lm_11b.gin")
     optimizer = stage.optimizer.build(stage.train_steps)
     state = jax.eval_shape(lambda params: update.init_state(params, optimizer), params)
     new_state, metrics = jax.eval_shape(
@@ -359,15 +359,6 @@ def test_one_update_with_a_teacher_of_3b_builds_without_memory():
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (state, new_state))
     assert shapes[0] == shapes[1]
     assert (metrics["loss"].shape, metrics["loss"].dtype) == ((), jnp.float32)
-    assert held_bytes() - before < 1 << 20
-
-
-def test_a_loss_with_a_teacher_of_11b_builds_without_memory():
-    before = held_bytes()
-    _, loss, prepare, inputs = step_inputs("art_nq_t5_lm_11b.gin")
-    params, _, *others = inputs
-    value, _ = jax.eval_shape(loss, params, jax.eval_shape(prepare, *inputs), *others)
-    assert (value.shape, value.dtype) == ((), jnp.float32)
     assert held_bytes() - before < 1 << 20
 
 
