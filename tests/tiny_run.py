@@ -54,19 +54,26 @@ class BagEncoder:
     vocab_size: int
     width: int = WIDTH
     shared: bool = False
+    query_towers: tuple[str, ...] = ()
 
     def init(self, key):
         query_key, passage_key = jax.random.split(key)
         shape = (self.vocab_size, self.width)
+        query = {"embedding": jax.random.normal(query_key, shape)}
         if self.shared:
-            return {"shared": {"embedding": jax.random.normal(query_key, shape)}}
+            return {"shared": query}
+        if self.query_towers:
+            query = dual_encoder.stack_towers(query, len(self.query_towers))
         return {
-            "query": {"embedding": jax.random.normal(query_key, shape)},
+            "query": query,
             "passage": {"embedding": jax.random.normal(passage_key, shape)},
         }
 
-    def encode_query(self, params, tokens, *, key=None):
-        return self._encode(params["shared" if self.shared else "query"], tokens, key)
+    def encode_query(self, params, tokens, *, key=None, tower=None):
+        query = params["shared" if self.shared else "query"]
+        if self.query_towers:
+            query = dual_encoder.take_tower(query, tower)
+        return self._encode(query, tokens, key)
 
     def encode_passage(self, params, tokens, *, key=None):
         return self._encode(params["shared" if self.shared else "passage"], tokens, key)
@@ -92,8 +99,8 @@ def made_tokenizers():
 
 # One object each, since compiled functions are kept by the encoder's identity.
 @functools.cache
-def bag_encoder(*, shared=False):
-    return BagEncoder(made_tokenizers()["retriever"].vocab_size, shared=shared)
+def bag_encoder(**settings):
+    return BagEncoder(made_tokenizers()["retriever"].vocab_size, **settings)
 
 
 @functools.cache

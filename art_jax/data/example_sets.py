@@ -168,6 +168,29 @@ def query_forms_of(sets: Sequence[ExampleSet]) -> dict[str, QueryForm]:
     return forms
 
 
+def towers_of(
+    sets: Sequence[ExampleSet], query_towers: Sequence[str]
+) -> tuple[int | None, ...]:
+    """The question tower of each set; None where there is one for all.
+
+    Args:
+        sets: that name a tower each, or none.
+        query_towers: the encoder's.
+
+    Raises:
+        ConfigError: a set names a tower that the encoder has not, or none of several.
+    """
+    known = tuple(query_towers) or ("",)
+    for one in sets:
+        if one.tower not in known:
+            raise ConfigError(
+                f"the questions of {one.label} go through the tower {one.tower!r}, but "
+                f"DualEncoder.query_towers are {', '.join(query_towers) or 'none'}: "
+                "name one of them in its ExampleSet."
+            )
+    return tuple(known.index(one.tower) if query_towers else None for one in sets)
+
+
 def read_set(
     one: ExampleSet, tokenizer: WordPieceTokenizer
 ) -> Iterator[TrainingExample]:

@@ -145,6 +145,33 @@ def encode_tokens(
     return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
+def encode_by_tower(
+    encoder: DualEncoder,
+    params: Params,
+    tokens: np.ndarray,
+    towers: np.ndarray | None,
+    mesh: Mesh,
+) -> np.ndarray:
+    """Returns embeddings of token rows that go through towers of their own, [n, D].
+
+    Args:
+        encoder: the retriever.
+        params: its parameters.
+        tokens: [n, Q] int32.
+        towers: [n] int, of `encoder.query_towers`; None where there is one for all.
+        mesh: as for `encode_tokens`.
+    """
+    if towers is None:
+        return encode_tokens(build_encode_query(encoder), params, tokens, mesh)
+    embeddings = np.zeros((len(tokens), encoder.width), np.float32)
+    for tower in np.unique(towers):
+        single, own = encoder.with_tower(params, encoder.query_towers[tower])
+        rows = towers == tower
+        encode = build_encode_query(single)
+        embeddings[rows] = encode_tokens(encode, own, tokens[rows], mesh)
+    return embeddings
+
+
 @functools.lru_cache(maxsize=16)
 def build_encode_query(encoder: DualEncoder):
     """Returns `encode(params, tokens) -> [B, D]`, jitted once an encoder."""

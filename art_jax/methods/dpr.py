@@ -3,6 +3,9 @@
 Each question is to find its right passage among all passages of the batch, over all
 devices (Karpukhin et al., arXiv:2004.04906); or, as DPR+ has it, among all passages of
 the table, while the passage tower stays as it is (Min et al., arXiv:2104.08445).
+
+The sets may be of several tasks whose questions are read in different ways or go
+through towers of their own (Maillard et al., arXiv:2101.00117).
 """
 
 import contextlib
@@ -16,26 +19,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from art_jax.data.batches import (
-    batch_rows,
-    check_num_examples,
-    choose_set,
-    draw_places,
+from art_jax.data.batches import check_num_examples
+from art_jax.data.example_batches import (
+    PassageDraw,
+    choose_examples,
+    passage_arrays,
+    question_arrays,
 )
+from art_jax.data.example_sets import ExampleSet, query_forms_of, towers_of
 from art_jax.data.example_table import (
-    ExampleSet,
     ExampleTable,
     keep_positives,
     read_example_table,
 )
-from art_jax.data.layouts import layout_rows
+from art_jax.data.query_forms import QueryForm
 from art_jax.data.tokenizers import WordPieceTokenizer
 from art_jax.errors import ConfigError, DataError
 from art_jax.index.table import EmbeddingTable
 from art_jax.losses import contrastive, full_softmax
 from art_jax.methods.workspace import RETRIEVER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
-from art_jax.training import average_rank, grad_cache
+from art_jax.training import average_rank, grad_cache, held_out_loss
 from art_jax.training.loop import Problem, RunState
 from art_jax.types import Params
 
@@ -68,13 +72,15 @@ class Dpr:
         question of the batch has it too. The official code counts it as one.
     gradient_scale: multiplies the gradient. The official code's is divided by the
         number of its processes: 1 / 8 gives what clipping sees of it on 8 GPUs.
-    dev_sets: held-out examples, for the measure "average_rank" (lower is better); none:
-        no such measure.
+    dev_sets: held-out examples, for the measures "average_rank" and, of the batch
+        "nll" with the negatives of training, the mean loss; lower is better. None: no
+        such measures.
     dev_hard_negatives, dev_other_negatives: of each held-out question in the pool.
     dev_max_questions: of all held-out ones.
 
     Source: Karpukhin et al. and their official code. Differs in: see
-        `training.average_rank` for that measure; a wrong passage is drawn once for a
+        `training.average_rank` for that measure; "nll" is of batches as large as in
+        training, whatever the devices; a wrong passage is drawn once for a
         question, where the official fallback may give it twice; the last examples of
         an epoch that fill no batch are left out.
     """
@@ -112,6 +118,7 @@ class Dpr:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}: choose of {', '.join(known)}."
                 )
+        query_forms_of((*self.train_sets, *self.dev_sets))
         if min(self.num_hard_negatives, self.num_other_negatives) < 0:
             raise ConfigError(
                 f"num_hard_negatives is {self.num_hard_negatives} and "
@@ -144,6 +151,11 @@ class Dpr:
         """Passages a question in a batch: the right one, O others, H hard ones."""
         return 1 + self.num_other_negatives + self.num_hard_negatives
 
+    @property
+    def query_forms(self) -> dict[str, QueryForm]:
+        """How questions of each task are read, which the retriever has to know."""
+        return query_forms_of(self.train_sets)
+
     def check(self, workspace: Workspace, batch_size: int, num_chunks: int = 1) -> None:
         """Raises where `bind` would; reads the examples, which are kept for it."""
         workspace.check_batch_size(batch_size, num_chunks)
@@ -152,6 +164,7 @@ class Dpr:
                 "negatives 'all_passages' keep the passage tower as it is, but the "
                 "encoder has one tower for both sides: set DualEncoder.shared = False."
             )
+        towers_of((*self.train_sets, *self.dev_sets), workspace.encoder.query_towers)
         table, _ = self._examples(workspace)
         for one, size in zip(table.sets, np.diff(table.set_offsets), strict=True):
             try:
@@ -218,7 +231,10 @@ class Dpr:
             prepare,
             resources=(lambda table: ()) if own_rows is None else _table_arrays,
             frozen=() if encoder.shared else self._frozen_towers(),
-            evaluate=self._evaluation(workspace),
+            stacked={"query": len(encoder.query_towers)}
+            if encoder.query_towers
+            else {},
+            evaluate=self._evaluation(workspace, batch_size),
         )
 
     def batch(
@@ -243,92 +259,40 @@ class Dpr:
             step: which of them.
 
         Returns:
-            query_tokens [B, Q] and loss_scales [B]; with passage_tokens [B, P, L] and
-            passage_rows [B, P], of the table, -1 for none; or with own_rows [B].
+            as of `question_arrays`, with those of `passage_arrays` or own_rows [B].
         """
-        sizes = np.diff(table.set_offsets) // batch_size
-        batches_per_epoch = [
-            max(1, int(one.sampling_rate * int(size)))
-            for one, size in zip(table.sets, sizes, strict=True)
-        ]
-        chosen, number = choose_set(batches_per_epoch, seed=seed, step=step)
-        one = table.sets[chosen]
-        first, last = map(int, table.set_offsets[chosen : chosen + 2])
-        examples = first + batch_rows(last - first, batch_size, seed=seed, step=number)
-        rows = self.draw_passages(
+        number, examples = choose_examples(
+            table, batch_size=batch_size, seed=seed, step=step
+        )
+        one = table.sets[number]
+        rows = self._draw.rows(
             table,
             examples,
             shuffle_positives=one.shuffle_positives,
             seed=(seed, step),
         )
-        arrays = {
-            "query_tokens": layout_rows(
-                workspace.query_layout, table.questions, examples
-            ),
-            "loss_scales": np.full(batch_size, one.loss_scale, np.float32),
-        }
+        questions = question_arrays(
+            workspace.query_layout,
+            table,
+            examples,
+            np.full(batch_size, one.loss_scale, np.float32),
+            towers_of(table.sets, workspace.encoder.query_towers)[number],
+        )
         if own_rows is not None:
-            return arrays | {"own_rows": own_rows[rows[:, 0]]}
-        # A slot without a passage is read as the right one, and masked in the loss.
-        filled = np.where(rows >= 0, rows, rows[:, :1])
-        tokens = layout_rows(workspace.passage_layout, table.passages, filled)
-        return arrays | {"passage_tokens": tokens, "passage_rows": rows}
-
-    def draw_passages(
-        self,
-        table: ExampleTable,
-        examples: np.ndarray,
-        *,
-        shuffle_positives: bool,
-        seed: Sequence[int],
-    ) -> np.ndarray:
-        """Returns the passages of some questions, drawn anew by each seed.
-
-        Args:
-            table: what the examples are of.
-            examples: [B] int.
-            shuffle_positives: draw the right passage, and not take the first.
-            seed: of what is drawn; such as a run's and its step.
-
-        Returns:
-            [B, 1 + O + H] int32, rows of `table.passages`: the right one, O others, H
-            hard ones; -1 where a question has fewer.
-        """
-        num_hard, num_others = self.num_hard_negatives, self.num_other_negatives
-        # NumPy promises the raw stream of a bit generator across versions.
-        raw = np.random.PCG64([*seed, 2]).random_raw(
-            len(examples) * (1 + num_others + 2 * num_hard)
-        )
-        raws = np.split(
-            raw.reshape(len(examples), -1), [1, 1 + num_others + num_hard], axis=1
-        )
-        right, others, hard = (
-            lists.pick(
-                examples, draw_places(lists.counts(examples), part.shape[1], part)
-            )
-            for lists, part in zip(
-                (table.positives, table.negatives, table.hard_negatives),
-                raws,
-                strict=True,
-            )
-        )
-        if not shuffle_positives:
-            right = table.positives.pick(examples, np.zeros_like(right))
-        if self.hard_negative_fallback:
-            has_none = table.hard_negatives.counts(examples) == 0
-            hard = np.where(has_none[:, None], others[:, num_others:], hard)
-        return np.concatenate([right, others[:, :num_others], hard], axis=1)
+            return questions | {"own_rows": own_rows[rows[:, 0]]}
+        return questions | passage_arrays(workspace.passage_layout, table, rows)
 
     def embed(
-        self, encoder: DualEncoder, params: Params, batch, key: jax.Array
+        self, encoder: DualEncoder, params: Params, batch, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """Returns embeddings of questions [B, D] and passages [B, P, D], float32.
 
         Args:
             encoder: the retriever.
             params: its parameters.
-            batch: query_tokens [B, Q], passage_tokens [B, P, L]; int32.
-            key: consumed, for dropout.
+            batch: query_tokens [B, Q], passage_tokens [B, P, L]; int32. Where there are
+            several question towers, towers [B], all the same.
+            key: consumed, for dropout; None: no dropout.
         """
         tokens_BPL = batch["passage_tokens"]
         passages_BPD = encoder.encode_passage(
@@ -341,11 +305,13 @@ class Dpr:
         return self.embed_queries(encoder, params, batch, key), passages_BPD
 
     def embed_queries(
-        self, encoder: DualEncoder, params: Params, batch, key: jax.Array
+        self, encoder: DualEncoder, params: Params, batch, key: jax.Array | None
     ) -> jax.Array:
         """Returns embeddings of questions, [B, D] float32; arguments as of `embed`."""
+        # A batch is of one set, so its questions go through one tower.
+        routed = {"tower": batch["towers"][0]} if "towers" in batch else {}
         queries_BD = encoder.encode_query(
-            params, batch["query_tokens"], key=self._keys(key)[0]
+            params, batch["query_tokens"], key=self._keys(key)[0], **routed
         )
         if not self.train_query_tower:
             queries_BD = jax.lax.stop_gradient(queries_BD)
@@ -413,11 +379,19 @@ class Dpr:
         loss = (losses_B * batch["loss_scales"]).mean()
         return contrastive.scale_gradient(loss, self.gradient_scale), metrics
 
-    def _keys(self, key: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
-        if not self.dropout:
+    def _keys(self, key: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
+        if not self.dropout or key is None:
             return None, None
         query_key, passage_key = jax.random.split(key)
         return query_key, passage_key
+
+    @property
+    def _draw(self) -> PassageDraw:
+        return PassageDraw(
+            self.num_hard_negatives,
+            self.num_other_negatives,
+            self.hard_negative_fallback,
+        )
 
     def _frozen_towers(self) -> tuple[str, ...]:
         is_trained = {
@@ -426,11 +400,12 @@ class Dpr:
         }
         return tuple(name for name, trained in is_trained.items() if not trained)
 
-    def _evaluation(self, workspace: Workspace):
-        """Returns run -> {"average_rank": number}, or None without held-out sets."""
+    def _evaluation(self, workspace: Workspace, batch_size: int):
+        """Returns run -> the measures of held-out sets, or None without any."""
         if not self.dev_sets:
             return None
         table = self._read(self.dev_sets, workspace)
+        towers = towers_of(table.sets, workspace.encoder.query_towers)
         mean_rank = average_rank.build_average_rank(
             table,
             average_rank.choose_pool(
@@ -445,10 +420,25 @@ class Dpr:
             mesh=workspace.mesh,
             similarity=self.similarity,
             stream_tokens=workspace.stream_tokens,
+            set_towers=towers,
         )
+        measures = {"average_rank": mean_rank}
+        if self.negatives == "in_batch":
+            measures["nll"] = held_out_loss.build_mean_loss(
+                table,
+                lambda params, batch: self.in_batch_loss(
+                    self.embed(workspace.encoder, params, batch, None), batch
+                )[0],
+                workspace.put_batch,
+                draw=self._draw,
+                batch_size=batch_size,
+                query_layout=workspace.query_layout,
+                passage_layout=workspace.passage_layout,
+                set_towers=towers,
+            )
 
         def evaluate(run: RunState) -> dict[str, float]:
-            return {"average_rank": mean_rank(run.train.params)}
+            return {name: of(run.train.params) for name, of in measures.items()}
 
         return evaluate
 
@@ -469,16 +459,18 @@ class Dpr:
 
     @staticmethod
     def _read(sets: tuple[ExampleSet, ...], workspace: Workspace) -> ExampleTable:
-        return _read_once(sets, workspace.tokenizers[RETRIEVER])
+        return _read_once(
+            sets, workspace.tokenizers[RETRIEVER], workspace.query_layout.max_tokens
+        )
 
 
 # Read before any stage is trained, so that what is wrong with a file is said at once,
 # and not again when the stage's turn comes.
 @functools.lru_cache(maxsize=4)
 def _read_once(
-    sets: tuple[ExampleSet, ...], tokenizer: WordPieceTokenizer
+    sets: tuple[ExampleSet, ...], tokenizer: WordPieceTokenizer, max_query_tokens: int
 ) -> ExampleTable:
-    return read_example_table(sets, tokenizer)
+    return read_example_table(sets, tokenizer, max_query_tokens)
 
 
 def _table_arrays(table: EmbeddingTable | None) -> dict:

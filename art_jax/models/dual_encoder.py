@@ -3,7 +3,8 @@
 A tower's parameters are `encoder/...` (see bert.py) and, where it has them,
 `pooling/token_weights/embedding` [V, 1], `pooling/hidden_weights/kernel` [D, 1] and
 `projection/{kernel,bias}`. A dual encoder's are `{"query": tower, "passage": tower}`
-or `{"shared": tower}`.
+or `{"shared": tower}`. Of several question towers the arrays are stacked on an axis in
+front, so that a step takes the one its questions go through without compiling anew.
 """
 
 import dataclasses
@@ -33,6 +34,13 @@ class DualEncoder:
         projection_dim: width of a linear map after pooling; 0: none.
         pad_id: the token that fills rows; nothing looks at it.
         normalize: divide each vector by its length.
+        query_towers: names of the question towers, where each family of tasks has one
+            of its own beside the one passage tower; none: one for all.
+        query_token_id: a question's vector is that of the first place with this token,
+            and of [CLS] where it has none; None: of [CLS]. With pooling "cls" alone.
+
+    Source: the last two are those of Maillard et al., arXiv:2101.00117, and its
+        official code (its task-specific encoders and `RepSpecificTokenSelector`).
     """
 
     config: BertConfig
@@ -41,12 +49,29 @@ class DualEncoder:
     projection_dim: int = 0
     pad_id: int = 0
     normalize: bool = False
+    query_towers: tuple[str, ...] = ()
+    query_token_id: int | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "query_towers", tuple(self.query_towers))
         if self.pooling not in POOLINGS:
             raise ConfigError(
                 f"DualEncoder.pooling is {self.pooling!r}: it must be one of "
                 f"{', '.join(POOLINGS)}."
+            )
+        if self.query_towers and self.shared:
+            raise ConfigError(
+                "DualEncoder.shared makes one tower of all, but there are query_towers "
+                f"{', '.join(self.query_towers)}: choose one of the two."
+            )
+        if len(set(self.query_towers)) < len(self.query_towers):
+            raise ConfigError(
+                f"DualEncoder.query_towers are {', '.join(self.query_towers)}: each "
+                "needs a name of its own."
+            )
+        if self.query_token_id is not None and self.pooling != "cls":
+            raise ConfigError(
+                f"query_token_id goes with pooling 'cls', not {self.pooling!r}."
             )
 
     @property
@@ -57,15 +82,24 @@ class DualEncoder:
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, float32.
 
-        Both towers start equal, each in arrays of its own: two towers drawn apart
+        All towers start equal, each in arrays of its own: two towers drawn apart
         would give the dot product of unrelated spaces.
         """
+        tower = self._init_tower(key)
         if self.shared:
-            return {"shared": self._init_tower(key)}
-        return {"query": self._init_tower(key), "passage": self._init_tower(key)}
+            return {"shared": tower}
+        query = self._init_tower(key)
+        if self.query_towers:
+            query = stack_towers(query, len(self.query_towers))
+        return {"query": query, "passage": tower}
 
     def encode_query(
-        self, params: Params, tokens: jax.Array, *, key: jax.Array | None = None
+        self,
+        params: Params,
+        tokens: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        tower: jax.Array | None = None,
     ) -> jax.Array:
         """Embeds queries.
 
@@ -73,11 +107,27 @@ class DualEncoder:
             params: what `init` returns.
             tokens: [B, Q] int32, `[CLS] query [SEP]`, filled with `pad_id`.
             key: consumed, for dropout; None: no dropout.
+            tower: [] int32, which of `query_towers` all of them go through; the others
+                have no part in the result, and a gradient of exactly zero. None where
+                there is but one.
 
         Returns:
             [B, D] float32.
+
+        Raises:
+            ConfigError: there are `query_towers` and none is chosen.
         """
-        return self._encode(params["shared" if self.shared else "query"], tokens, key)
+        if not self.query_towers:
+            tower_params = params["shared" if self.shared else "query"]
+        elif tower is None:
+            raise ConfigError(
+                f"the retriever has question towers {', '.join(self.query_towers)}, "
+                "and nothing says which one reads these questions: choose one by the "
+                "name of a task."
+            )
+        else:
+            tower_params = take_tower(params["query"], tower)
+        return self._encode(tower_params, tokens, key, self.query_token_id)
 
     def encode_passage(
         self, params: Params, tokens: jax.Array, *, key: jax.Array | None = None
@@ -85,8 +135,29 @@ class DualEncoder:
         """Embeds passages, [B, L] int32; otherwise as `encode_query`."""
         return self._encode(params["shared" if self.shared else "passage"], tokens, key)
 
-    def _tower(self) -> "Tower":
-        return Tower(self.config, self.pooling, self.projection_dim, self.normalize)
+    def with_tower(self, params: Params, name: str) -> tuple["DualEncoder", Params]:
+        """The retriever of one question tower, as one that never had others.
+
+        Args:
+            params: its parameters.
+            name: of `query_towers`.
+
+        Raises:
+            ConfigError: there is no such tower.
+        """
+        if name not in self.query_towers:
+            raise ConfigError(
+                f"there is no question tower {name!r}: choose of "
+                f"{', '.join(self.query_towers) or 'none'}."
+            )
+        query = take_tower(params["query"], self.query_towers.index(name))
+        single = dataclasses.replace(self, query_towers=())
+        return single, {**params, "query": query}
+
+    def _tower(self, token_id: int | None = None) -> "Tower":
+        return Tower(
+            self.config, self.pooling, self.projection_dim, self.normalize, token_id
+        )
 
     def _init_tower(self, key: jax.Array) -> Params:
         tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
@@ -94,15 +165,33 @@ class DualEncoder:
         return self._tower().lazy_init(key, tokens, mask, True)["params"]
 
     def _encode(
-        self, tower_params: Params, tokens: jax.Array, key: jax.Array | None
+        self,
+        tower_params: Params,
+        tokens: jax.Array,
+        key: jax.Array | None,
+        token_id: int | None = None,
     ) -> jax.Array:
-        return self._tower().apply(
+        return self._tower(token_id).apply(
             {"params": tower_params},
             tokens,
             tokens != self.pad_id,
             deterministic=key is None,
             rngs=None if key is None else {"dropout": key},
         )
+
+
+def stack_towers(tower: Params, num_towers: int) -> Params:
+    """Copies of a tower's parameters, their arrays stacked on an axis in front."""
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (num_towers, *leaf.shape)), tower
+    )
+
+
+def take_tower(stack: Params, tower: jax.Array | int) -> Params:
+    """One of some stacked towers' parameters; tower: [] int."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, tower, keepdims=False), stack
+    )
 
 
 def with_token_importance(params: Params, importance: jax.Array) -> Params:
@@ -124,7 +213,9 @@ def with_token_importance(params: Params, importance: jax.Array) -> Params:
             raise ConfigError(
                 "only pooling 'weighted_mean' has token weights to start from."
             )
-        weights = {"embedding": logits.astype("float32")[:, None]}
+        held = tower["pooling"]["token_weights"]["embedding"]
+        weights = logits.astype("float32")[:, None]
+        weights = {"embedding": jnp.broadcast_to(weights, held.shape)}
         pooling = {**tower["pooling"], "token_weights": weights}
         changed[name] = {**tower, "pooling": pooling}
     return changed
@@ -137,6 +228,7 @@ class Tower(nn.Module):
     pooling: str
     projection_dim: int
     normalize: bool
+    token_id: int | None = None
 
     @nn.compact
     def __call__(
@@ -146,7 +238,11 @@ class Tower(nn.Module):
         encoder = BertEncoder(self.config, name="encoder")
         hidden = encoder(tokens, mask, deterministic=deterministic)
         hidden = hidden.astype("float32")
-        if self.pooling == "cls":
+        if self.token_id is not None:
+            # Of a row without that token it is place 0.
+            places = jnp.argmax(tokens == self.token_id, axis=1)
+            vectors = jnp.take_along_axis(hidden, places[:, None, None], axis=1)[:, 0]
+        elif self.pooling == "cls":
             vectors = hidden[:, 0]
         else:
             weights = mask.astype("float32")

@@ -11,7 +11,7 @@ Source: DPR (arXiv:2004.04906) and its official code. Differs in: there each pro
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from art_jax.data.example_table import ExampleTable, RaggedRows, take_rows
 from art_jax.data.layouts import Layout, layout_lengths, layout_rows
 from art_jax.index import score_blocks
 from art_jax.index.refresh import Refresher, refresh
-from art_jax.index.retriever import build_encode_query, encode_tokens
+from art_jax.index.retriever import encode_by_tower
 from art_jax.index.rows import place_rows, stream_rows
 from art_jax.losses.contrastive import dot_product_vectors
 from art_jax.models.dual_encoder import DualEncoder
@@ -57,13 +57,15 @@ def choose_pool(
 ) -> Pool:
     """Returns the first questions with their first passages; nothing is drawn.
 
+    Of several sets each has its share of the questions.
+
     Args:
         table: of held-out examples.
         num_hard_negatives: of each question; where it has none, other wrong passages.
         num_other_negatives: of each question.
         max_questions: of all.
     """
-    examples = np.arange(min(table.num_examples, max_questions))
+    examples = _first_of_each_set(table.set_offsets, max_questions)
     # Where no wrong passage looks right, others take their place, as in training.
     most = max(num_hard_negatives, num_other_negatives)
     has_hard = table.hard_negatives.counts(examples) > 0
@@ -84,6 +86,19 @@ def choose_pool(
     )
     passages = np.unique(every[every >= 0]).astype(np.int64)
     return Pool(examples, passages, np.searchsorted(passages, right[:, 0]))
+
+
+def _first_of_each_set(set_offsets: np.ndarray, max_questions: int) -> np.ndarray:
+    """Returns the first examples of each set, so many that all are at most so many."""
+    sizes = np.diff(set_offsets)
+    share = min(1.0, max_questions / sizes.sum())
+    kept = np.floor(sizes * share + 1e-9).astype(np.int64)
+    return np.concatenate(
+        [
+            np.arange(first, first + count)
+            for first, count in zip(set_offsets, kept, strict=False)
+        ]
+    )
 
 
 def _first(lists: RaggedRows, examples: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -179,6 +194,7 @@ def build_average_rank(
     mesh: Mesh,
     similarity: str = "dot",
     stream_tokens: bool = False,
+    set_towers: Sequence[int | None] = (),
 ) -> Callable[[Params], float]:
     """Returns a function from parameters to the mean rank; 0 is best.
 
@@ -191,6 +207,8 @@ def build_average_rank(
         mesh: of all devices.
         similarity: that the pool is ranked by, see `losses.contrastive`.
         stream_tokens: leave the pool's tokens on the host.
+        set_towers: of each set of the table, the question tower; where there is one
+            for all, nothing.
     """
     tokens = take_rows(table.passages, pool.passages)
     place = stream_rows if stream_tokens else place_rows
@@ -204,11 +222,13 @@ def build_average_rank(
         dtype="float32",
     )
     query_tokens = layout_rows(query_layout, table.questions, pool.examples)
-    encode_query = build_encode_query(encoder)
+    towers = None
+    if encoder.query_towers:
+        towers = np.repeat(set_towers, np.diff(table.set_offsets))[pool.examples]
 
     def average_rank(params: Params) -> float:
         embedded = refresh(refresher, params, step=0, generation=0)
-        queries = encode_tokens(encode_query, params, query_tokens, mesh)
+        queries = encode_by_tower(encoder, params, query_tokens, towers, mesh)
         queries, passages = dot_product_vectors(
             queries, embedded.embeddings, similarity=similarity
         )

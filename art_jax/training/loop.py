@@ -71,6 +71,8 @@ class Problem:
     flush: called before each save; puts on disk what the method keeps there.
     frozen: names at the top of the parameter tree whose arrays stay as they are. A
         zero gradient is not enough: weight decay would still shrink them.
+    stacked: names at the top of the parameter tree whose arrays are stacks of towers,
+        and of how many; a tower that a step does not use stays as it is, too.
     evaluate: run -> measures of the method's own on held-out examples, beside those
         of held-out questions; None: it has none.
     """
@@ -83,6 +85,7 @@ class Problem:
     write_back: WriteBack | None = None
     flush: Callable[[], None] = lambda: None
     frozen: tuple[str, ...] = ()
+    stacked: Mapping[str, int] = dataclasses.field(default_factory=dict)
     evaluate: Callable[[RunState], Mapping[str, float]] | None = None
 
 

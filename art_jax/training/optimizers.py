@@ -1,13 +1,14 @@
 """AdamW as retrievers are trained, with its schedules, and Adafactor as T5 is."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from art_jax.errors import ConfigError
+from art_jax.training import stacked_towers
 from art_jax.types import Params
 
 
@@ -50,17 +51,36 @@ class AdamW:
 
     def build(self, train_steps: int) -> optax.GradientTransformation:
         """Returns the optax transformation for a run of `train_steps` updates."""
-        adam = optax.adamw(
-            self.schedule(train_steps),
-            b1=self.beta1,
-            b2=self.beta2,
-            eps=self.epsilon,
-            weight_decay=self.weight_decay,
-            mask=decay_mask,
+        return self._chain(optax.scale_by_adam(*self._adam), train_steps)
+
+    def build_for_towers(
+        self, train_steps: int, stacked: Mapping[str, int]
+    ) -> optax.GradientTransformation:
+        """Returns one under which a tower that a step does not use stays as it is.
+
+        Args:
+            train_steps: updates in all, by which the learning rate goes.
+            stacked: names at the top of the parameter tree whose arrays are stacks of
+                towers, and of how many.
+        """
+        adam = stacked_towers.scale_by_adam(*self._adam, stacked)
+        return stacked_towers.rest_unused(self._chain(adam, train_steps), stacked)
+
+    @property
+    def _adam(self) -> tuple[float, float, float]:
+        return self.beta1, self.beta2, self.epsilon
+
+    def _chain(
+        self, adam: optax.GradientTransformation, train_steps: int
+    ) -> optax.GradientTransformation:
+        adamw = optax.chain(
+            adam,
+            optax.add_decayed_weights(self.weight_decay, decay_mask),
+            optax.scale_by_learning_rate(self.schedule(train_steps)),
         )
         if self.clip_norm <= 0:
-            return adam
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
+            return adamw
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
 
     def schedule(self, train_steps: int) -> Callable[[jax.Array], jax.Array]:
         """Returns the learning rate as a function of updates made so far."""

@@ -155,9 +155,7 @@ def run_stage(
         num_chunks=stage.num_chunks,
         directory=directory,
     )
-    optimizer = optimizers.freeze(
-        stage.optimizer.build(stage.train_steps), problem.frozen
-    )
+    optimizer = optimizers.freeze(_build_optimizer(stage, problem), problem.frozen)
     layout = update.state_layout(params, optimizer, replicated)
     run = loop.RunState(
         jax.jit(
@@ -283,6 +281,12 @@ def run_stage(
         if writer is not None:
             writer.close()
     return _load_best(best, run.best.step, params)
+
+
+def _build_optimizer(stage: Stage, problem: loop.Problem):
+    if not problem.stacked:
+        return stage.optimizer.build(stage.train_steps)
+    return stage.optimizer.build_for_towers(stage.train_steps, problem.stacked)
 
 
 def _join_measures(

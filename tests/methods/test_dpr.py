@@ -10,8 +10,10 @@ import optax
 import pytest
 
 from art_jax import partitioning
+from art_jax.data.example_batches import PassageDraw
 from art_jax.data.example_files import write_examples
-from art_jax.data.example_table import ExampleSet, build_example_table
+from art_jax.data.example_sets import ExampleSet
+from art_jax.data.example_table import build_example_table, read_example_table
 from art_jax.data.examples import Candidate, TrainingExample
 from art_jax.data.layouts import layout_rows
 from art_jax.data.passages import Passage
@@ -51,13 +53,6 @@ def train_file(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("dpr") / "train.json"
     write_examples(path, make_examples(tiny), "dpr")
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def table(tiny):
-    return build_example_table(
-        [A_SET], [make_examples(tiny)], tiny.made_tokenizers()["retriever"]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +138,7 @@ def plain_result(tiny, tiny_evidence, default):
     return one_step(tiny, make_space(tiny, tiny_evidence), default)
 
 
-@pytest.mark.parametrize(
-    ("num_devices", "num_chunks"), [(1, 1), (1, 16), (2, 4), (8, 2)]
-)
+@pytest.mark.parametrize(("num_devices", "num_chunks"), [(1, 16), (2, 1), (8, 2)])
 def test_equals_a_slow_twin_on_any_devices_and_in_any_chunks(
     tiny, tiny_evidence, default, num_devices, num_chunks
 ):
@@ -176,46 +169,6 @@ def test_dropout_draws_the_same_on_any_devices(
     assert abs(metrics["loss"] - plain_result[0]["loss"]) > 1e-3
 
 
-def drawn(table, examples=None, *, step=0, shuffle=False, **settings):
-    method = Dpr([A_SET], **settings)
-    examples = np.arange(table.num_examples) if examples is None else examples
-    return method.draw_passages(
-        table, examples, shuffle_positives=shuffle, seed=(SEED, step)
-    )
-
-
-def ids(table, rows):
-    return [[table.passage_ids[row] if row >= 0 else "" for row in r] for r in rows]
-
-
-def test_a_batch_has_right_then_other_then_hard_passages(table):
-    rows = drawn(table, num_hard_negatives=2, num_other_negatives=1)
-    assert rows.shape == (39, 4)
-    for i, (right, other, *hard) in enumerate(ids(table, rows)):
-        others = {str((i + 5) % 40), str((i + 9) % 40)}
-        assert right == str(i)
-        assert other in others
-        if i % 3:
-            assert len(set(hard)) == 2
-            assert set(hard) <= {str((i + step) % 40) for step in (3, 7, 11)}
-        else:
-            # No hard ones: of two others one is taken, and one is left.
-            assert [hard[0], hard[1]] == [(others - {other}).pop(), ""]
-
-
-def test_without_fallback_there_is_no_passage(table):
-    rows = drawn(table, np.array([0, 1]), hard_negative_fallback=False)
-    assert ids(table, rows)[0] == ["0", ""]
-    assert "" not in ids(table, rows)[1]
-
-
-def test_what_is_drawn_depends_on_the_seed_alone(table):
-    settings = {"num_hard_negatives": 2, "num_other_negatives": 1, "shuffle": True}
-    first = drawn(table, **settings)
-    np.testing.assert_array_equal(first, drawn(table, **settings))
-    assert (first != drawn(table, step=1, **settings)).any(axis=0).all()
-
-
 def test_a_later_epoch_draws_other_passages_for_a_question(
     tiny, tiny_evidence, default
 ):
@@ -233,17 +186,6 @@ def test_a_later_epoch_draws_other_passages_for_a_question(
     assert first == passages_of_questions(0)
 
 
-def test_right_passages_are_the_first_or_any(table):
-    assert [row[0] for row in ids(table, drawn(table))] == list(map(str, range(39)))
-    found = ids(table, drawn(table, shuffle=True))
-    assert all(int(row[0]) - i in (0, 1) for i, row in enumerate(found))
-    assert len({int(row[0]) - i for i, row in enumerate(found)}) == 2
-
-
-def test_no_passages_are_drawn_where_none_are_asked_for(table):
-    assert drawn(table, num_hard_negatives=0).shape == (39, 1)
-
-
 def test_slots_without_a_passage_are_as_if_they_were_not_there(
     tiny, tiny_evidence, default
 ):
@@ -256,13 +198,17 @@ def test_slots_without_a_passage_are_as_if_they_were_not_there(
     tokens = batch["passage_tokens"].copy()
     tokens[:, 2] = 7  # Tokens that would score, were they looked at.
 
-    def loss_of(method, **arrays):
-        embeddings = method.embed(space.encoder, params, batch | arrays, None)
-        return method.in_batch_loss(embeddings, batch | arrays)
+    @jax.jit
+    def loss_of_batch(params, batch):
+        embeddings = default.embed(space.encoder, params, batch, None)
+        return default.in_batch_loss(embeddings, batch)
 
-    got = loss_of(default, passage_rows=rows, passage_tokens=tokens)
+    def loss_of(**arrays):
+        with tiny.quick_compilation():
+            return loss_of_batch(params, batch | arrays)
+
+    got = loss_of(passage_rows=rows, passage_tokens=tokens)
     want = loss_of(
-        default,
         passage_rows=rows[:, :2],
         passage_tokens=batch["passage_tokens"][:, :2],
     )
@@ -274,7 +220,7 @@ def by_hand(method, rows):
     queries = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     passages = jnp.array([[[2.0, 0.0], [1.0, 1.0]], [[0.0, 3.0], [1.0, 0.0]]])
     batch = {"passage_rows": jnp.array(rows, jnp.int32)}
-    return method.in_batch_loss((queries, passages), batch)
+    return jax.jit(method.in_batch_loss)((queries, passages), batch)
 
 
 def test_the_loss_by_hand():
@@ -366,11 +312,10 @@ def test_batches_are_of_one_set_each_and_carry_its_scale(tiny, tiny_evidence, tm
     assert counts[24:].tolist() == [4] * 8
 
 
-@pytest.mark.parametrize(("num_devices", "num_chunks"), [(1, 1), (8, 2)])
 def test_all_passages_as_negatives_equal_a_plain_softmax(
-    tiny, tiny_evidence, train_file, num_devices, num_chunks
+    tiny, tiny_evidence, train_file
 ):
-    space = make_space(tiny, tiny_evidence, num_devices)
+    space = make_space(tiny, tiny_evidence, 8)
     method = Dpr(
         [ExampleSet(path=train_file)],
         negatives="all_passages",
@@ -382,9 +327,7 @@ def test_all_passages_as_negatives_equal_a_plain_softmax(
     table = refresh(
         tiny.make_refresher(space), passage_side(params), step=0, generation=0
     )
-    metrics, grads, batch = one_step(
-        tiny, space, method, num_chunks=num_chunks, table=table
-    )
+    metrics, grads, batch = one_step(tiny, space, method, num_chunks=2, table=table)
     assert set(batch) == {"query_tokens", "loss_scales", "own_rows"}
     tower = np.asarray(params["query"]["embedding"])
     rows = np.asarray(table.embeddings, np.float64)[: table.num_rows]
@@ -439,9 +382,77 @@ def test_held_out_examples_are_ranked(tiny, tiny_evidence, default):
     method = dataclasses.replace(
         default, dev_sets=default.train_sets, dev_max_questions=10
     )
-    measures = method.bind(space, batch_size=8, seed=0).evaluate(loop.RunState(state))
-    assert list(measures) == ["average_rank"]
+    problem = method.bind(space, batch_size=13, seed=0)
+    with tiny.quick_compilation():
+        measures = problem.evaluate(loop.RunState(state))
+    assert list(measures) == ["average_rank", "nll"]
     assert 0 < measures["average_rank"] < 40
+    # In three batches of 13 questions, as training has them.
+    table = read_example_table(method.dev_sets, tiny.made_tokenizers()["retriever"])
+    losses = []
+    for start in (0, 13, 26):
+        rows = PassageDraw(1, 1).rows(
+            table,
+            np.arange(start, start + 13),
+            shuffle_positives=False,
+            seed=(0, start),
+        )
+        tokens = layout_rows(space.passage_layout, table.passages, np.maximum(rows, 0))
+        questions = layout_rows(
+            space.query_layout, table.questions, np.arange(start, start + 13)
+        )
+        batch = {"query_tokens": questions, "passage_tokens": tokens}
+        host = jax.device_get(params)
+        losses.append(numpy_twin(host, batch | {"passage_rows": rows})[0])
+    np.testing.assert_allclose(measures["nll"], np.mean(losses), rtol=1e-5)
+
+
+def two_towers(train_file):
+    sets = [
+        ExampleSet(path=train_file, query_task=name, tower=name) for name in ("a", "b")
+    ]
+    return Dpr(sets, num_other_negatives=1, dropout=False)
+
+
+def test_questions_go_through_the_tower_of_their_set(
+    tiny, tiny_evidence, train_file, default
+):
+    space = make_space(tiny, tiny_evidence, query_towers=("b", "a"))
+    plain = make_space(tiny, tiny_evidence)
+    method = two_towers(train_file)
+    problem = method.bind(space, batch_size=BATCH, seed=SEED)
+    assert problem.stacked == {"query": 2}
+    sets = [int(problem.make_batch(step)["towers"][0]) for step in range(4)]
+    assert sorted(sets) == [0, 0, 1, 1]
+    tower = sets[0]
+    metrics, grads, batch = one_step(tiny, space, method)
+    # The other set has the same examples, which are drawn alike.
+    want_metrics, want, want_batch = one_step(tiny, plain, default)
+    np.testing.assert_array_equal(batch["query_tokens"], want_batch["query_tokens"])
+    np.testing.assert_allclose(metrics["loss"], want_metrics["loss"], rtol=1e-6)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(close, grads["passage"], want["passage"])
+    jax.tree.map(lambda got, w: close(got[tower], w), grads["query"], want["query"])
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(want["query"])) > 1e-3
+    assert not any(leaf[1 - tower].any() for leaf in jax.tree.leaves(grads["query"]))
+
+
+def test_sets_name_a_tower_that_there_is(tiny, tiny_evidence, train_file, default):
+    one_tower = make_space(tiny, tiny_evidence)
+    with pytest.raises(ConfigError, match="tower 'a', but DualEncoder.query_towers"):
+        two_towers(train_file).check(one_tower, 8)
+    several = make_space(tiny, tiny_evidence, query_towers=("a", "c"))
+    for method, missing in ((two_towers(train_file), "b"), (default, "")):
+        with pytest.raises(ConfigError, match=f"through the tower '{missing}'"):
+            method.check(several, 8)
+
+
+def test_what_the_retriever_must_know_of_questions(train_file):
+    method = two_towers(train_file)
+    assert [form.tower for form in method.query_forms.values()] == ["a", "b"]
+    other = ExampleSet(path=train_file, query_task="a", marker="[Q]", tower="a")
+    with pytest.raises(ConfigError, match="reads questions of query_task 'a' in"):
+        dataclasses.replace(method, dev_sets=[other])
 
 
 @pytest.mark.parametrize(

@@ -279,3 +279,72 @@ def test_token_importance_needs_a_weighted_mean():
     )
     with pytest.raises(ConfigError, match="weighted_mean"):
         dual_encoder.with_token_importance(encoder.init(jax.random.key(0)), jnp.ones(6))
+
+
+def test_questions_go_through_one_of_several_towers():
+    single, params = built("cls", projection_dim=3)
+    _, other = built("cls", projection_dim=3, normalize=True)
+    encoder = dataclasses.replace(single, query_towers=("a", "b"))
+    stack = jax.tree.map(lambda *x: np.stack(x), other["query"], params["passage"])
+    params = {**params, "query": stack}
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(encoder.init, cheap_key(0)))
+    assert shapes == jax.tree.map(jnp.shape, params)
+
+    @jax.jit
+    def loss(params, tower):
+        return encoder.encode_query(params, TOKENS, tower=tower)[:, 0].sum()
+
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    for number, name in enumerate(encoder.query_towers):
+        tower = {**params, "query": jax.tree.map(lambda x: x[number], stack)}  # noqa: B023
+        got_encoder, got = encoder.with_tower(params, name)
+        assert got_encoder == single
+        jax.tree.map(np.testing.assert_array_equal, got, tower)
+        value, grads = value_and_grad(params, np.int32(number))
+        want = encode_query(single, tower, TOKENS)[:, 0].sum()
+        np.testing.assert_allclose(value, want, rtol=1e-6)
+        for leaf in jax.tree.leaves(grads["query"]):
+            assert not leaf[1 - number].any()
+        assert grads["query"]["projection"]["kernel"][number].any()
+    assert value_and_grad._cache_size() == 1
+    with pytest.raises(ConfigError, match="question towers a, b, and nothing says"):
+        encoder.encode_query(params, TOKENS)
+    with pytest.raises(ConfigError, match="no question tower 'c': choose of a, b"):
+        encoder.with_tower(params, "c")
+
+
+def test_towers_of_a_new_retriever_start_equal():
+    encoder = DualEncoder(NO_LAYERS, query_towers=("a", "b", "c"))
+    params = encoder.init(cheap_key(0))
+    for many, one in zip(
+        jax.tree.leaves(params["query"]),
+        jax.tree.leaves(params["passage"]),
+        strict=True,
+    ):
+        for tower in many:
+            np.testing.assert_array_equal(tower, one)
+
+
+def test_a_question_may_be_read_off_at_a_token():
+    encoder, params = built("cls")
+    states = hidden_states(NO_LAYERS, params["query"]["encoder"], TOKENS)
+    at_nine = dataclasses.replace(encoder, query_token_id=9)
+    # Rows have a 9 at place 2, at none, and first at place 1.
+    want = states[np.arange(3), [2, 0, 1]]
+    np.testing.assert_allclose(encode_query(at_nine, params, TOKENS), want, rtol=1e-6)
+    np.testing.assert_array_equal(
+        encode_passage(at_nine, params, TOKENS), encode_passage(encoder, params, TOKENS)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shared": True, "query_towers": ["a"]}, "choose one of the two"),
+        ({"query_towers": ["a", "a"]}, "each needs a name of its own"),
+        ({"query_token_id": 1, "pooling": "mean"}, "with pooling 'cls', not 'mean'"),
+    ],
+)
+def test_towers_that_make_no_sense(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        DualEncoder(CONFIG, **fields)
