@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_embed(verbs)
     _add_search(verbs)
     _add_rerank(verbs)
+    _add_read(verbs)
     _add_mine(verbs)
     _add_ann(verbs)
     _add_import(verbs)
@@ -439,6 +440,70 @@ def _add_rerank(verbs) -> None:
     group.add_argument(
         "--cache_dir",
         help="keeps scores, so that the same command goes on after a kill",
+    )
+
+
+def _add_read(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "read",
+        "say answers to the questions of a run from its passages",
+        "art-jax read upr.json answers.jsonl --model runs/fid_nq_base -k 100",
+    )
+    verb.add_argument(
+        "run_file",
+        metavar="RUN_FILE",
+        help="a TREC run, DPR's results, or pyserini's JSON",
+    )
+    verb.add_argument("output", metavar="OUT", help="file to write")
+    verb.add_argument(
+        "--model", required=True, help="the MODEL_DIR of a reader that was trained here"
+    )
+    verb.add_argument("-k", type=int, default=100, help="passages a question (100)")
+    verb.add_argument("--beams", type=int, default=1, help="1: greedy search (1)")
+    verb.add_argument(
+        "--length_penalty",
+        type=float,
+        default=0.0,
+        help="of beam search: the larger, the longer the answers (0)",
+    )
+    verb.add_argument(
+        "--max_answer_tokens", type=int, help="of all answers (default: as trained)"
+    )
+    verb.add_argument(
+        "--write_as",
+        choices=["jsonl", "kilt"],
+        default="jsonl",
+        help="of OUT: JSON lines, or KILT's predictions with their passages (jsonl)",
+    )
+    verb.add_argument(
+        "--write_attention",
+        metavar="FILE",
+        help="DPR's results to write: the passages by how much the reader looks at "
+        "them, for a retriever to learn from",
+    )
+    verb.add_argument(
+        "--from",
+        dest="read_as",
+        choices=["trec-run", "dpr-results", "fid", "pyserini"],
+        help="format of RUN_FILE (default: told by its first record)",
+    )
+    verb.add_argument(
+        "--batch_size", type=int, help="questions at once (default: about 8)"
+    )
+    verb.add_argument(
+        "--passages_at_once",
+        type=int,
+        help="of a question, encoded at once; fewer take less memory (default: all)",
+    )
+    verb.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], help="(default: as trained)"
+    )
+    verb.add_argument("--model_parallelism", type=int, default=1, help="(1)")
+    group = verb.add_argument_group("of a TREC run, which holds ids alone")
+    group.add_argument("--queries", help="a file of questions")
+    group.add_argument(
+        "--passages", help="a file of passages, an evidence store, or a run's MODEL_DIR"
     )
 
 

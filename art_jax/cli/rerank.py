@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from art_jax import partitioning
 from art_jax.checkpoints import formats
 from art_jax.cli import ranked_files
+from art_jax.cli.progress import make_progress
 from art_jax.data.examples import RankedQuestion
 from art_jax.errors import ConfigError
 from art_jax.evaluation import answers, measures
@@ -49,7 +49,9 @@ def run(options) -> None:
     )
     ranked, hits = find_hits(ranked, options.match)
     mesh = partitioning.make_mesh(model_parallelism=options.model_parallelism)
-    report = make_progress(len(ranked), lambda line: print(line, file=sys.stderr))
+    report = make_progress(
+        "reranked", len(ranked), lambda line: print(line, file=sys.stderr)
+    )
     orders, reranked = [], []
     for one, scores in zip(ranked, score(ranked, mesh), strict=True):
         order = best_first(scores)
@@ -230,46 +232,6 @@ def accuracy_table(hits: Mapping[str, np.ndarray]) -> str:
         shares = measures.top_k_accuracy(array, depths)
         lines.append(name.ljust(width) + "".join(f"{shares[k]:10.3f}" for k in depths))
     return "\n".join(lines)
-
-
-def make_progress(
-    total: int,
-    report: Callable[[str], None],
-    *,
-    every_seconds: float = 5.0,
-    clock: Callable[[], float] = time.monotonic,
-) -> Callable[[int], None]:
-    """Returns what is told how many questions are done, and reports now and then.
-
-    Args:
-        total: questions.
-        report: given a line.
-        every_seconds: between lines, at least.
-        clock: gives seconds.
-    """
-    first: tuple[float, int] | None = None
-    started = shown = clock()
-
-    def progress(done: int) -> None:
-        nonlocal first, shown
-        now = clock()
-        if done == total:
-            report(f"reranked {total:,} questions in {now - started:.1f} s")
-            return
-        if first is None:
-            # The first took the compilation, or was in the cache: no speed of this run.
-            first = now, done
-        if now - shown < every_seconds:
-            return
-        shown = now
-        seconds, questions = now - first[0], done - first[1]
-        left = ""
-        if questions and seconds > 0:
-            rest = int((total - done) * seconds / questions)
-            left = f"  ETA {rest // 60}:{rest % 60:02d}"
-        report(f"reranked {done:,}/{total:,} questions{left}")
-
-    return progress
 
 
 def _given(value: str | None, default: str) -> str:

@@ -66,8 +66,9 @@ def ground_answers(
 ) -> list[list[Grounding]]:
     """The answers that each question's passages hold, in order of first appearance.
 
-    That is by passage, then by place in its text. Of aliases, and of answers, that
-    begin at the same place the first given comes first.
+    That is by passage, then by place in its text. Of answers that begin at the same
+    place the first given comes first; of aliases one that the text has letter for
+    letter does, then the first given.
 
     Args:
         rows: [n, K] integers, the passages of each question, best first; -1 for none.
@@ -83,24 +84,30 @@ def ground_answers(
         found[place] = _in_order(
             held_here,
             answers[place],
-            lambda passage, alias, place=place: find_answer(
+            lambda passage, alias, place=place: _find(
                 text_of_row(int(rows[place, passage])), alias, match
             ),
         )
     return found
 
 
+def _find(text: str, alias: str, match: str) -> tuple[tuple[int, bool], str]:
+    """Where a text holds an alias, and whether otherwise written; and what is there."""
+    offset, found = find_answer(text, alias, match)
+    return (offset, found not in text), found
+
+
 def _in_order(
     held: np.ndarray,
     groups: Groups,
-    find: Callable[[int, str], tuple[int, str] | None],
+    find: Callable[[int, str], tuple[tuple[int, bool], str]],
 ) -> list[Grounding]:
     """One question's groundings.
 
     Args:
         held: [K, number of aliases] bool, which passage holds which.
         groups: the aliases.
-        find: (place in the ranking, alias) -> where in the text, and what is there.
+        find: (place in the ranking, alias) -> see `_find`.
     """
     if not len(held):
         return []
@@ -116,7 +123,7 @@ def _in_order(
             for alias, first in zip(group, of_aliases, strict=True)
             if first == passage
         ]
-        offset, text = min(begins, key=lambda begin: begin[0])
+        (offset, _), text = min(begins, key=lambda begin: begin[0])
         earliest.append(((passage, offset), Grounding(number, text)))
     earliest.sort(key=lambda one: one[0])
     return [grounding for _, grounding in earliest]

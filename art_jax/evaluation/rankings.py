@@ -203,18 +203,22 @@ def ranked_questions(
 
 
 def kilt_predictions(
-    questions: Iterable[Question], found: np.ndarray
+    questions: Sequence[Question],
+    found: Sequence[Sequence[Candidate | None]],
+    answers: Sequence[str] | None = None,
 ) -> list[KiltItem]:
     """What was found as KILT's predictions, places in Wikipedia best first.
 
     Args:
         questions: n questions.
         found: [n, K] candidates, whose ids begin with page and paragraph.
+        answers: n texts; None: none are predicted.
     """
     items = []
-    for question, row in zip(questions, found, strict=True):
+    answers = [""] * len(questions) if answers is None else answers
+    for question, row, answer in zip(questions, found, answers, strict=True):
         places = dict.fromkeys(_place(one.passage) for one in row if one is not None)
-        output = kilt_files.Output("", tuple(places))
+        output = kilt_files.Output(answer, tuple(places))
         items.append(KiltItem(question.question_id, question.text, (output,)))
     return items
 

@@ -189,19 +189,6 @@ def test_top_k_of_every_depth_there_is():
     ]
 
 
-def test_progress_says_how_long_is_left():
-    times = iter([0.0, 20.0, 22.0, 30.0, 40.0])
-    lines = []
-    progress = rerank.make_progress(8, lines.append, clock=lambda: next(times))
-    for done in (1, 2, 3, 8):
-        progress(done)
-    assert lines == [
-        "reranked 1/8 questions",
-        "reranked 3/8 questions  ETA 0:25",
-        "reranked 8 questions in 40.0 s",
-    ]
-
-
 def test_options_choose_prompts_and_their_texts(monkeypatch):
     parse = build_parser().parse_args
     opened = argparse.Namespace(config=None)

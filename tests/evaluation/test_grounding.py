@@ -40,6 +40,8 @@ def test_an_alias_of_an_earlier_passage_comes_before_one_of_a_later():
 def test_of_equals_the_first_given_is_taken():
     assert ground([2], (("New", "New York"),)) == [(0, "New")]
     assert ground([2], (("New York",), ("New",))) == [(0, "New York"), (1, "New")]
+    # But the passage's own writing comes before another.
+    assert ground([2], (("nyc", "NYC"),)) == [(0, "NYC")]
 
 
 def test_padding_holds_nothing_and_expressions_give_what_they_match():
