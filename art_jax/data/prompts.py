@@ -52,7 +52,7 @@ class PassagePrompt:
     @property
     def has_index(self) -> bool:
         """Whether the index is in it."""
-        return "i" in dict(self.parts()).values()
+        return any(field == "i" for _, field in self.parts())
 
     def parts(self) -> list[tuple[str, str]]:
         """The texts of the template, each with the field behind it, "" for none."""

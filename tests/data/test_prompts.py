@@ -84,3 +84,5 @@ def test_a_prompt_needs_room(tokenizer):
         make_rows(PassagePrompt(max_tokens=5), tokenizer)
     assert PassagePrompt().has_index
     assert not PassagePrompt(POINTWISE_TEMPLATE).has_index
+    # Parts with nothing before their field are parts too.
+    assert PassagePrompt("{i} {q} {c}").has_index
