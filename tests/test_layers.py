@@ -43,6 +43,7 @@ NEEDS_TENSORFLOW = {
     "art_jax.data.feature_converters",
     "art_jax.data.vocabularies",
     "art_jax.evaluation.evaluator",
+    "art_jax.evaluation.ranked_tasks",
     "art_jax.cli.evaluate",
     "art_jax.cli.evaluation_record",
     "art_jax.cli.quickstart",

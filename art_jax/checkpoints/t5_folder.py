@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from art_jax import atomic, manifest, partitioning
 from art_jax.checkpoints import t5_params, tensors
+from art_jax.checkpoints.json_files import read_object
 from art_jax.checkpoints.param_shapes import require_shapes
 from art_jax.checkpoints.tensor_files import open_safetensors, write_safetensors
 from art_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
@@ -116,7 +117,7 @@ def open_t5(folder: str | pathlib.Path) -> SavedT5:
     """
     folder = find_t5(folder)
     manifest.verify_manifest(folder)
-    held = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    held = read_facts(folder)
     try:
         sizes = dict(held["t5"])
         sizes["mlp_activations"] = tuple(sizes["mlp_activations"])
@@ -131,6 +132,19 @@ def open_t5(folder: str | pathlib.Path) -> SavedT5:
     params = traverse_util.unflatten_dict(flat, sep="/")
     require_shapes(params, t5.param_shapes(config), folder / _PARAMS)
     return SavedT5(config, params, load_tokenizer(folder / TOKENIZER), **facts)
+
+
+def read_facts(folder: str | pathlib.Path) -> dict[str, Any]:
+    """Returns what a folder says of itself: `t5`, `method`, `settings`, `training`.
+
+    Args:
+        folder: of `save_t5`, or the run that holds one.
+
+    Raises:
+        ConfigError: there is none.
+        CorruptError: it cannot be read.
+    """
+    return read_object(find_t5(folder) / _CONFIG)
 
 
 def load_tokenizer_of(path: str | pathlib.Path) -> Tokenizer:

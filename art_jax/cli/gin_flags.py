@@ -21,6 +21,10 @@ PACKAGE_ROOTS = (
 )
 
 _COMMAND_LINE = "--gin"
+_GIN_ERRORS = (
+    *(ValueError, TypeError, NameError, AttributeError),
+    *(ImportError, SyntaxError),
+)
 
 
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +92,7 @@ def parse_gin(
         gin.parse_config_files_and_bindings(
             [str(find_gin_file(name, roots)) for name in files], list(bindings)
         )
-    except (ValueError, TypeError, AttributeError, ImportError, SyntaxError) as error:
+    except _GIN_ERRORS as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"gin: {error}") from error

@@ -16,6 +16,9 @@ import art_jax
 from art_jax.cli import gin_flags
 from art_jax.errors import ArtJaxError
 
+_QUERY_TASK_HELP = (
+    "of a retriever of several tasks, the one whose questions these are, such as nq"
+)
 _ANN_HELP = "search approximately, with the index that `art-jax ann` built"
 
 OUT_OF_MEMORY = 5
@@ -241,6 +244,7 @@ def _add_evaluate(verbs) -> None:
         help="module that registers --task (default: art_jax.tasks.*)",
     )
     verb.add_argument("--passages", help="a passage file in place of the evidence")
+    verb.add_argument("--query_task", help=_QUERY_TASK_HELP)
     _add_systems(verb)
     group = verb.add_argument_group("how it is judged")
     group.add_argument("-k", type=int, default=100, help="passages a question (100)")
@@ -342,6 +346,7 @@ def _add_search(verbs) -> None:
     )
     verb.add_argument("--json", action="store_true", help="one JSON line a passage")
     verb.add_argument("--ann", action="store_true", help=_ANN_HELP)
+    verb.add_argument("--query_task", help=_QUERY_TASK_HELP)
 
 
 def _add_rerank(verbs) -> None:
@@ -351,7 +356,8 @@ def _add_rerank(verbs) -> None:
         "put the passages of a run in a better order",
         "art-jax rerank bm25.json upr.json --teacher t0-3b -k 1000\n"
         "  art-jax rerank bm25.trec upr.trec --queries q.jsonl --passages p.tsv "
-        "--teacher query_likelihood",
+        "--teacher query_likelihood\n"
+        "  art-jax rerank dense.json jpr.json --method jpr --model runs/jpr -k 5",
     )
     verb.add_argument(
         "run_file",
@@ -359,8 +365,20 @@ def _add_rerank(verbs) -> None:
         help="a TREC run, DPR's results, or pyserini's JSON",
     )
     verb.add_argument("output", metavar="OUT", help="file to write")
-    verb.add_argument("--method", default="upr", choices=["upr", "monot5", "mmr"])
-    verb.add_argument("-k", type=int, default=1000, help="passages a question (1000)")
+    verb.add_argument(
+        "--method", default="upr", choices=["upr", "monot5", "mmr", "indeppr", "jpr"]
+    )
+    verb.add_argument(
+        "-k",
+        type=int,
+        help="passages a question to put in order (1000); of jpr, to pick (as trained)",
+    )
+    verb.add_argument(
+        "--depth",
+        type=int,
+        help="passages a question that are read (default: as many as -k; of jpr and "
+        "indeppr, as the model has indexes)",
+    )
     formats = ["trec-run", "dpr-results", "fid", "pyserini"]
     verb.add_argument(
         "--from",
@@ -371,9 +389,21 @@ def _add_rerank(verbs) -> None:
     verb.add_argument(
         "--to", dest="write_as", choices=formats, help="of OUT (default: RUN_FILE's)"
     )
+    verb.add_argument(
+        "--keep_order",
+        action="store_true",
+        help="leave passages where they are, with the new scores",
+    )
+    verb.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="rerank the I-th of N parts; the last to finish joins them",
+    )
     verb.add_argument("--model_parallelism", type=int, default=1, help="(1)")
-    group = verb.add_argument_group("of a TREC run, which holds ids alone")
-    group.add_argument("--queries", help="a file of questions")
+    group = verb.add_argument_group("of a run that holds ids alone, as TREC's do")
+    group.add_argument(
+        "--queries", help="a file of questions; of JSON, to know their answers by"
+    )
     group.add_argument("--qrels", help="judgments, to measure with")
     group.add_argument(
         "--passages", help="a file of passages, an evidence store, or a run's MODEL_DIR"
@@ -383,7 +413,7 @@ def _add_rerank(verbs) -> None:
         "--relevant_words",
         nargs=2,
         default=["true", "false"],
-        help="what monot5's model says of a relevant passage, and of another",
+        help="what monot5's --teacher says of a relevant passage, and of another",
     )
     verb.add_argument(
         "--relevance_weight",
@@ -391,7 +421,31 @@ def _add_rerank(verbs) -> None:
         default=0.5,
         help="of mmr, 0 to 1: the run's scores against unlikeness of words (0.5)",
     )
-    group = verb.add_argument_group("the teacher of upr, or the model of monot5")
+    group = verb.add_argument_group("models that `art-jax train` made")
+    group.add_argument("--model", help="the MODEL_DIR, of jpr, indeppr or monot5")
+    group.add_argument(
+        "--decode",
+        default="tree",
+        choices=["tree", "seq"],
+        help="of jpr: TreeDecode, or the likeliest passage each time (tree)",
+    )
+    group.add_argument(
+        "--beta",
+        type=float,
+        nargs="+",
+        help="of TreeDecode's length penalty (2); of several the best by MRecall@k is "
+        "written",
+    )
+    group.add_argument(
+        "--combine",
+        default="multiply",
+        choices=["multiply", "divide"],
+        help="log-likelihood and length penalty (multiply, as printed)",
+    )
+    group.add_argument(
+        "--batch_size", type=int, default=8, help="questions at once (8)"
+    )
+    group = verb.add_argument_group("the teacher of upr, or a monot5 made elsewhere")
     group.add_argument(
         "--teacher",
         default="query_likelihood",
@@ -400,7 +454,9 @@ def _add_rerank(verbs) -> None:
     )
     group.add_argument("--vocabulary", help="(default: the one beside the weights)")
     group.add_argument(
-        "--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of a T5"
+        "--dtype",
+        choices=["bfloat16", "float32"],
+        help="of a T5 (bfloat16; of --model, as it was trained)",
     )
     group.add_argument(
         "--prompt",
@@ -645,6 +701,7 @@ def _add_export(verbs) -> None:
         default="float32",
         help="of npy and parquet (float32)",
     )
+    verb.add_argument("--query_task", help=_QUERY_TASK_HELP)
 
 
 def _add_verify(verbs) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from art_jax.data import benchmark_files, example_files, format_guesses
 from art_jax.data.evidence import load_evidence
@@ -46,30 +46,18 @@ def read_rankings(
         path: of the file, which may be gzipped.
         file_format: one of `FORMATS`.
         k: of each question, at most.
-        queries: the questions of a TREC run, a file of `data.questions`.
-        qrels: judgments of them; None: none.
-        passages: the passages of a TREC run: a file of `data.passages`, an evidence
-            store, or a run's folder with one.
+        queries: the questions of a TREC run, a file of `data.questions`; of another
+            file, what is known of its questions, told by their ids or else their texts.
+        qrels: judgments of a TREC run; None: none.
+        passages: the passages of a TREC run, or of a file that lacks their texts: a
+            file of `data.passages`, an evidence store, or a run's folder with one.
 
     Raises:
         ConfigError: a TREC run lacks `queries` or `passages`.
         DataError: a file breaks its format, or lacks what the run names.
     """
     if file_format != TREC:
-        held: dict[Passage, Passage] = {}
-        return [
-            dataclasses.replace(
-                one,
-                candidates=tuple(
-                    dataclasses.replace(
-                        candidate,
-                        passage=held.setdefault(candidate.passage, candidate.passage),
-                    )
-                    for candidate in one.candidates[:k]
-                ),
-            )
-            for one in example_files.read_examples(path, file_format)
-        ]
+        return _read_json(path, file_format, k, queries, passages)
     if queries is None or passages is None:
         raise ConfigError(
             f"{path} is a TREC run, which holds ids alone: give --queries FILE and "
@@ -113,6 +101,57 @@ def write_rankings(
         example_files.write_examples(path, ranked, file_format)
         return
     runs.write_run(path, map(_ranking_of, ranked), tag=tag)
+
+
+def _read_json(
+    path: str | os.PathLike,
+    file_format: str,
+    k: int,
+    queries: str | None,
+    passages: str | None,
+) -> list[RankedQuestion]:
+    """The rankings of a file that holds texts, as a rule."""
+    examples = example_files.read_examples(
+        path, file_format, may_lack_texts=passages is not None
+    )
+    ranked = [
+        dataclasses.replace(one, candidates=one.candidates[:k]) for one in examples
+    ]
+    found = {one.passage for each in ranked for one in each.candidates}
+    texts = {one: one for one in found}
+    lacking = {one.passage_id: one for one in found if not one.text}
+    if lacking:
+        known = _passages_of(set(lacking), path, passages)
+        texts |= {one: known[passage_id] for passage_id, one in lacking.items()}
+    question_of = _question_finder(queries)
+    return [
+        dataclasses.replace(
+            one,
+            question=question_of(one.question),
+            candidates=tuple(
+                dataclasses.replace(candidate, passage=texts[candidate.passage])
+                for candidate in one.candidates
+            ),
+        )
+        for one in ranked
+    ]
+
+
+def _question_finder(queries: str | None) -> Callable[[Question], Question]:
+    """What gives the question of a file that is the one of a ranking; else the same."""
+    if queries is None:
+        return lambda question: question
+    asked = list(read_questions(queries))
+    by_id = {one.question_id: one for one in asked}
+    by_text = {one.text: one for one in asked}
+
+    def find(question: Question) -> Question:
+        same_id = by_id.get(question.question_id)
+        if same_id is not None and same_id.text == question.text:
+            return same_id
+        return by_text.get(question.text, question)
+
+    return find
 
 
 def _ranking_of(one: RankedQuestion) -> tuple[str, runs.Ranking]:

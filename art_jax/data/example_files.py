@@ -46,11 +46,15 @@ _PASSAGE_IDS = ("passage_id", "psg_id", "docid", "id", "_id")
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """An object of a file, and where it stands."""
+    """An object of a file, and where it stands.
+
+    may_lack_texts: a passage that has an id need not have a text.
+    """
 
     values: dict[str, Any]
     path: str | os.PathLike
     number: int
+    may_lack_texts: bool = False
 
     def text(self, key: str) -> str:
         return text_files.json_text(self.values, key, self.path, self.number)
@@ -77,7 +81,7 @@ class _Record:
 
     def records(self, key: str) -> list["_Record"]:
         values = text_files.json_objects(self.values, key, self.path, self.number)
-        return [_Record(value, self.path, self.number) for value in values]
+        return [dataclasses.replace(self, values=value) for value in values]
 
     def number_of(self, key: str) -> float | None:
         """A score, which DPR's results hold as a string."""
@@ -93,7 +97,9 @@ class _Record:
         raise DataError(message, self.path, self.number)
 
 
-def read_examples(path: str | os.PathLike, file_format: str) -> Iterator[Example]:
+def read_examples(
+    path: str | os.PathLike, file_format: str, *, may_lack_texts: bool = False
+) -> Iterator[Example]:
     """Yields the examples of a file, in order.
 
     A question without an id gets the number of the line it starts on.
@@ -101,19 +107,21 @@ def read_examples(path: str | os.PathLike, file_format: str) -> Iterator[Example
     Args:
         path: of the file.
         file_format: one of `FORMATS`.
+        may_lack_texts: a passage that has an id need not have a text, which then is
+            "".
 
     Raises:
         ConfigError: there is no such format.
         DataError: naming file and line, where the file breaks its format.
     """
-    for _, example in parse_examples(path, file_format):
+    for _, example in parse_examples(path, file_format, may_lack_texts):
         if isinstance(example, DataError):
             raise example
         yield example
 
 
 def parse_examples(
-    path: str | os.PathLike, file_format: str
+    path: str | os.PathLike, file_format: str, may_lack_texts: bool = False
 ) -> Iterator[tuple[int, Example | DataError]]:
     """Yields (line, example) of a file, or (line, what is wrong with the record there).
 
@@ -123,6 +131,7 @@ def parse_examples(
     """
     parse = _format(file_format).parse
     for record in _records(path, file_format):
+        record = dataclasses.replace(record, may_lack_texts=may_lack_texts)
         try:
             yield record.number, parse(record)
         except DataError as error:
@@ -182,7 +191,9 @@ def _passage(record: _Record) -> Passage:
     passage_id = text_files.json_id(
         record.values, _PASSAGE_IDS, record.path, record.number
     )
-    return Passage(passage_id or "", record.required("text"), record.text("title"))
+    is_needed = not (record.may_lack_texts and passage_id)
+    text = record.required("text") if is_needed else record.text("text")
+    return Passage(passage_id or "", text, record.text("title"))
 
 
 def _candidate(record: _Record) -> Candidate:
@@ -397,7 +408,7 @@ def _parse_pyserini(record: _Record) -> RankedQuestion:
 
 def _pyserini_candidate(record: _Record) -> Candidate:
     """A candidate whose text is "title<line feed>text", the title in quotes or not."""
-    title, line_feed, text = record.required("text").partition("\n")
+    title, line_feed, text = record.text("text").partition("\n")
     if not line_feed:
         title, text = "", title
     if len(title) > 1 and title[0] == title[-1] == '"':

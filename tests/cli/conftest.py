@@ -12,6 +12,10 @@ import jax
 import pytest
 
 from art_jax.cli.main import main
+from art_jax.data import example_files
+from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.passages import Passage
+from art_jax.data.questions import Question
 
 GIN_FILE = pathlib.Path(__file__).parent / "small_run.gin"
 ANIMALS = ["otter", "badger", "heron", "salmon", "falcon", "beetle", "walrus"]
@@ -129,3 +133,31 @@ def train(art_jax, corpus, tmp_path):
         return art_jax(*train_arguments(corpus, tmp_path / "run", **macros), *more)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def rankings(tmp_path_factory):
+    """A folder with t.json, rankings of 8 questions, and vocab.txt for a T5 of tests.
+
+    Of 4 passages each one holds "apple" and one "pear"; every other question has both
+    for answers.
+    """
+    folder = tmp_path_factory.mktemp("rankings")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "q", "d", "yes", "no"]
+    words += [f"w{number}" for number in range(8)] + ["apple", "pear"]
+    write(folder / "vocab.txt", *words)
+    ranked = []
+    for number in range(8):
+        texts = [f"w{number} w{place}" for place in range(4)]
+        texts[number % 4] += " apple"
+        texts[(number + 1) % 4] += " pear"
+        candidates = tuple(
+            Candidate(Passage(f"{number}.{place}", text), 1.0 - place)
+            for place, text in enumerate(texts)
+        )
+        groups = (("apple",), ("pear",))[: 1 + number % 2]
+        answers = tuple(answer for group in groups for answer in group)
+        question = Question(str(number), f"w{number}", answers, answer_groups=groups)
+        ranked.append(RankedQuestion(question, candidates))
+    example_files.write_examples(folder / "t.json", ranked, "dpr-results")
+    return folder

@@ -105,6 +105,29 @@ def test_json_holds_all_and_a_passage_is_held_once(form, tmp_path):
     assert best[0].candidates == RANKED[0].candidates[:1]
 
 
+@pytest.mark.parametrize("form", ["dpr-results", "pyserini"])
+def test_a_file_without_texts_gets_them_and_answers_from_elsewhere(form, files):
+    path = files / "r.json"
+    ranked_files.write_rankings(path, RANKED, form, tag="x")
+    text = path.read_text().replace("It wades.", "").replace("It swims.", "")
+    write(path, text.replace("Heron\\n", ""))
+    with pytest.raises(DataError, match="'text' is missing or empty"):
+        ranked_files.read_rankings(path, form, k=10)
+    write(
+        files / "q.jsonl",
+        '{"_id": "7", "text": "who wades", "answers": ["x", "y"], '
+        '"answer_groups": [["x"], ["y"]]}\n',
+    )
+    found = ranked_files.read_rankings(
+        path, form, k=10, queries=files / "q.jsonl", passages=str(files / "p.tsv")
+    )
+    assert [one.candidates for one in found] == [one.candidates for one in RANKED]
+    # A question is known by its text where ids differ; others stay as they are.
+    assert found[0].question == RANKED[0].question
+    groups = (("x",), ("y",))
+    assert found[1].question == Question("7", "who wades", ("x", "y"), (), "", groups)
+
+
 def test_what_is_written_as_trec_reads_back(files):
     path = files / "r.trec"
     ranked = read(files)

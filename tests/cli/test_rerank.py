@@ -150,57 +150,18 @@ def test_a_score_that_is_no_number_is_an_error():
         rerank.best_first(np.array([1.0, np.nan]))
 
 
-def test_has_answer_of_a_file_is_believed():
-    marked = [ranked("a", "who swims", ["p1", "p2"], ("otter",), [True, False])]
-    kept, hits = rerank.find_hits(marked, "string")
-    assert kept == marked
-    np.testing.assert_array_equal(hits, [[True, False]])
-
-
-def test_answers_mark_what_nobody_marked_and_depths_may_differ():
-    marked, hits = rerank.find_hits(RANKED, "string")
-    np.testing.assert_array_equal(hits, [[False, False, True], [False, True, False]])
-    assert [one.has_answer for one in marked[1].candidates] == [False, True]
-
-
-def test_judgments_count_before_answers_and_mark_nothing():
-    (one,) = RANKED[:1]
-    question = dataclasses.replace(one.question, relevant_ids=("p1",))
-    judged = [dataclasses.replace(one, question=question)]
-    kept, hits = rerank.find_hits(judged, "string")
-    assert kept == judged
-    np.testing.assert_array_equal(hits, [[True, False, False]])
-
-
-def test_where_nothing_says_what_is_right_nothing_is_measured():
-    unknown = [*RANKED, ranked("c", "why", ["p1"])]
-    assert rerank.find_hits(unknown, "string")[1] is None
-    assert rerank.find_hits([], "string")[1] is None
-
-
-def test_top_k_of_every_depth_there_is():
-    before, after = np.zeros((2, 60), bool), np.zeros((2, 60), bool)
-    before[0, 4] = before[1, 25] = after[0, 0] = after[1, 5] = True
-    lines = rerank.accuracy_table({"before": before, "after": after}).splitlines()
-    assert [line.split() for line in lines] == [
-        ["top-1", "top-5", "top-10", "top-20", "top-50"],
-        ["before", "0.000", "0.500", "0.500", "0.500", "1.000"],
-        ["after", "0.500", "0.500", "1.000", "1.000", "1.000"],
-    ]
-
-
 def test_options_choose_prompts_and_their_texts(monkeypatch):
     parse = build_parser().parse_args
     opened = argparse.Namespace(config=None)
     monkeypatch.setattr(rerank.formats, "open_t5", lambda path, dtype: opened)
     arguments = ["rerank", "in", "out", "--teacher", "t0", "--instruction", " Ask."]
-    method = rerank.make_upr(parse([*arguments, "--question_mark", "add"])).__self__
+    method = rerank.make_upr(parse([*arguments, "--question_mark", "add"]))["upr"]
     assert method.whole_prompt.text(PASSAGES["p3"]) == (
         "Passage:   Granite is hard..  Ask."
     )
     assert method.add_question_mark
     assert (method.aggregate, method.cache_dir) == ("sum", None)
-    art = rerank.make_upr(parse([*arguments, "--prompt", "art"])).__self__
+    art = rerank.make_upr(parse([*arguments, "--prompt", "art"]))["upr"]
     assert art.whole_prompt is None
     assert art.teacher.prompt.instruction == " Ask."
     assert art.teacher.prompt.head == "Passage: "
@@ -218,3 +179,34 @@ def test_every_method_of_the_command_line_is_there():
         parser.parse_args(["rerank", "in", "out", "--method", name])
     with pytest.raises(SystemExit):
         parser.parse_args(["rerank", "in", "out", "--method", "none"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--depth", "0"], "--depth is 0"),
+        (["--beta", "2"], "--beta is of TreeDecode"),
+        (["--shard", "1/2"], "--shard is for methods that score each passage alone"),
+        (["--method", "indeppr"], "--method indeppr needs --model"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(options, message, run_file, tmp_path, capsys):
+    assert rerank_file(run_file, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_questions_with_several_answers_are_measured_by_seqio(tmp_path, capsys):
+    groups = (("otter",), ("heron",))
+    (one, _) = RANKED
+    question = dataclasses.replace(
+        one.question, answers=("otter", "heron"), answer_groups=groups
+    )
+    path = tmp_path / "several.json"
+    several = [dataclasses.replace(one, question=question)]
+    ranked_files.write_rankings(path, several, "dpr-results", tag="x")
+    assert rerank_file(path, tmp_path / "mmr.json", "--method", "mmr") == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert table[0] == ["before", "mmr"]
+    assert table[1][0] == "mrecall_at_3"
+    found = json.loads((tmp_path / "mmr.json").read_text())
+    assert found[0]["answer_groups"] == [["otter"], ["heron"]]

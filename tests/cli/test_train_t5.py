@@ -9,11 +9,7 @@ import pytest
 
 from art_jax.checkpoints import t5_folder
 from art_jax.cli import train_t5
-from art_jax.data import example_files
-from art_jax.data.examples import Candidate, RankedQuestion
-from art_jax.data.passages import Passage
 from art_jax.data.prompts import PassagePrompt
-from art_jax.data.questions import Question
 from art_jax.errors import ConfigError
 from art_jax.methods.jpr.pointwise import Pointwise
 from art_jax.methods.ranked_table import RankedSet
@@ -37,40 +33,21 @@ CONFIG = T5Config(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """As in all of tests/cli, but for the whole module: the run in it counts too."""
+def compile_quickly(tmp_path_factory):
+    """As in all of tests/cli, for the whole module; and nothing twice."""
+    programs = str(tmp_path_factory.mktemp("programs"))
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A folder with rankings of 8 questions, t.json, and vocab.txt."""
-    folder = tmp_path_factory.mktemp("rankings")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "q", "d", "yes", "no"]
-    words += [f"w{number}" for number in range(8)] + ["apple", "pear"]
-    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
-    ranked = []
-    for number in range(8):
-        texts = [f"w{number} w{place}" for place in range(4)]
-        texts[number % 4] += " apple"
-        texts[(number + 1) % 4] += " pear"
-        candidates = [
-            Candidate(Passage(f"{number}.{place}", text), 1.0 - place)
-            for place, text in enumerate(texts)
-        ]
-        groups = (("apple",), ("pear",))[: 1 + number % 2]
-        answers = tuple(answer for group in groups for answer in group)
-        question = Question(str(number), f"w{number}", answers, answer_groups=groups)
-        ranked.append(RankedQuestion(question, tuple(candidates)))
-    example_files.write_examples(folder / "t.json", ranked, "dpr-results")
-    return folder
-
-
-def make_stage(files, **changes):
+def make_stage(rankings, **changes):
     method = Pointwise(
-        train_sets=(RankedSet(path=str(files / "t.json"), depth=6),),
+        train_sets=(RankedSet(path=str(rankings / "t.json"), depth=6),),
         words=("yes", "no"),
         prompt=PassagePrompt("q {q} d {c}", 12),
     )
@@ -87,24 +64,24 @@ def make_stage(files, **changes):
     return dataclasses.replace(stage, **changes)
 
 
-def train(files, model_dir, *stages, **settings):
+def train(rankings, model_dir, *stages, **settings):
     return train_t5.train(
         model_dir=str(model_dir),
         t5=CONFIG,
-        vocabulary=str(files / "vocab.txt"),
+        vocabulary=str(rankings / "vocab.txt"),
         stages=stages,
         **settings,
     )
 
 
 @pytest.fixture(scope="module")
-def finished(files, tmp_path_factory):
+def finished(rankings, tmp_path_factory):
     """A run by the gin file, and its folder. Read only."""
     from art_jax.cli.main import main
 
     folder = tmp_path_factory.mktemp("runs") / "run"
-    given = {"MODEL_DIR": folder, "TRAIN_RANKINGS": files / "t.json"}
-    given["VOCABULARY"] = files / "vocab.txt"
+    given = {"MODEL_DIR": folder, "TRAIN_RANKINGS": rankings / "t.json"}
+    given["VOCABULARY"] = rankings / "vocab.txt"
     flags = [f"--gin.{name}='{value}'" for name, value in given.items()]
     assert main(["train", f"--gin_file={GIN_FILE}", *flags]) == 0
     return folder
@@ -114,11 +91,11 @@ def assert_equal(got, want):
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (got, want)))
 
 
-def test_a_run_leaves_a_t5_and_its_facts(finished, files):
+def test_a_run_leaves_a_t5_and_its_facts(finished, rankings):
     saved = t5_folder.load_t5(finished)
     assert (saved.method, saved.config) == ("Pointwise", CONFIG)
     made = t5_folder.make_method(Pointwise, saved.settings)
-    assert made == dataclasses.replace(make_stage(files).method, train_sets=())
+    assert made == dataclasses.replace(make_stage(rankings).method, train_sets=())
     assert saved.training["stages"] == ["rerank"]
     records = read_metrics(finished / "rerank")
     assert [record["step"] for record in records] == [1, 2, 3, 4]
@@ -128,14 +105,20 @@ def test_a_run_leaves_a_t5_and_its_facts(finished, files):
     assert json.loads((finished / "env.json").read_text())["process_count"] == 1
 
 
-def test_a_run_that_goes_on_ends_as_one_that_never_stopped(finished, files, tmp_path):
-    train(files, tmp_path / "run", make_stage(files, train_steps=2))
-    went_on = train(files, tmp_path / "run", make_stage(files))
+def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
+    finished, rankings, tmp_path
+):
+    train(rankings, tmp_path / "run", make_stage(rankings, train_steps=2))
+    went_on = train(rankings, tmp_path / "run", make_stage(rankings))
     assert_equal(went_on.saved.params, t5_folder.load_t5(finished).params)
 
 
-def test_it_starts_from_a_t5_trained_here_split_over_devices(finished, files, tmp_path):
-    none = make_stage(files, train_steps=1, optimizer=Adafactor(1e-9, warmup_steps=0))
+def test_it_starts_from_a_t5_trained_here_split_over_devices(
+    finished, rankings, tmp_path
+):
+    none = make_stage(
+        rankings, train_steps=1, optimizer=Adafactor(1e-9, warmup_steps=0)
+    )
     trained = train_t5.train(
         model_dir=str(tmp_path),
         initial_checkpoint_path=str(finished),
@@ -167,31 +150,31 @@ def test_it_starts_from_a_t5_trained_here_split_over_devices(finished, files, tm
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(files, tmp_path, changes, message):
-    given = {"t5": CONFIG, "vocabulary": str(files / "vocab.txt")}
-    given |= {"stages": (make_stage(files),), "model_dir": str(tmp_path)}
+def test_what_does_not_fit_is_refused(rankings, tmp_path, changes, message):
+    given = {"t5": CONFIG, "vocabulary": str(rankings / "vocab.txt")}
+    given |= {"stages": (make_stage(rankings),), "model_dir": str(tmp_path)}
     with pytest.raises(ConfigError, match=message):
         train_t5.train(**{**given, **changes})
 
 
-def test_stages_are_checked_before_any_is_trained(files, tmp_path):
-    refresh = make_stage(files, refresh_every_steps=500)
+def test_stages_are_checked_before_any_is_trained(rankings, tmp_path):
+    refresh = make_stage(rankings, refresh_every_steps=500)
     with pytest.raises(ConfigError, match="has no table: set refresh_every_steps"):
-        train(files, tmp_path / "a", refresh)
-    stage = make_stage(files)
+        train(rankings, tmp_path / "a", refresh)
+    stage = make_stage(rankings)
     with pytest.raises(ConfigError, match=r"stages are called \['rerank', 'rerank'\]"):
-        train(files, tmp_path / "b", stage, stage)
-    odd = make_stage(files, name="odd", batch_size=7)
+        train(rankings, tmp_path / "b", stage, stage)
+    odd = make_stage(rankings, name="odd", batch_size=7)
     with pytest.raises(ConfigError, match="stage 'odd': BATCH_SIZE is 7"):
-        train(files, tmp_path / "c", stage, odd)
+        train(rankings, tmp_path / "c", stage, odd)
 
 
-def test_another_t5_than_the_checkpoints_is_refused(finished, files, tmp_path):
+def test_another_t5_than_the_checkpoints_is_refused(finished, rankings, tmp_path):
     wider = dataclasses.replace(CONFIG, emb_dim=16)
     with pytest.raises(ConfigError, match=r"its emb_dim is 8, not 16"):
         train_t5.train(
             model_dir=str(tmp_path),
             t5=wider,
             initial_checkpoint_path=str(finished),
-            stages=(make_stage(files),),
+            stages=(make_stage(rankings),),
         )
