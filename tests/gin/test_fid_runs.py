@@ -67,3 +67,15 @@ def test_another_t5_may_read_other_passages():
     assert config.emb_dim == t5.v1_0("large").emb_dim == 1024
     (one,) = stage.method.train_sets
     assert (one.depth, one.file_format) == (40, "fid")
+
+
+def test_a_tiny_reader_learns_from_scratch():
+    given = [f"{name} = 'given'" for name in REQUIRED if name[0] != "I"]
+    with pytest.raises(ConfigError, match=r"fid_tiny\.gin needs VOCABULARY: give"):
+        gin_flags.parse_gin(["gin/runs/fid_tiny.gin"], given)
+    config, stage = build(
+        "fid_tiny.gin",
+        bindings=["VOCABULARY = 'given'", "INITIAL_CHECKPOINT_PATH = None"],
+    )
+    assert (config.num_encoder_layers, config.dropout_rate) == (1, 0.0)
+    assert stage.method.targets.form == "sequence"

@@ -449,7 +449,7 @@ def test_every_model_and_method_file_is_used_or_usable():
         "t5_xl.gin",
         "t0_3b.gin",
         "t5_lm_xxl.gin",
-        *(f"t5_{size}.gin" for size in ("base", "large", "3b")),
+        *(f"t5_{size}.gin" for size in ("tiny", "base", "large", "3b")),
     }
     assert known == tested
 
