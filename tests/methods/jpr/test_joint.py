@@ -190,10 +190,11 @@ def test_dropout_is_of_the_steps_key(make_space, table, params):
 
 
 @pytest.mark.parametrize("rules", [None, TreeRules(beta=0.5)], ids=["sequence", "tree"])
-def test_picks_are_places_in_a_ranking_whatever_the_batch(
+def test_picks_are_places_in_a_ranking_whatever_batch_and_devices(
     tiny, make_space, table, params, rules
 ):
-    def pick(batch_size, **more):
+    def pick(batch_size, num_devices=1, **more):
+        space = make_space(partitioning.make_mesh(num_devices))
         with tiny.quick_compilation():
             return JPR.pick(
                 params, space, table, rules=rules, batch_size=batch_size, **more
@@ -214,11 +215,16 @@ def test_picks_are_places_in_a_ranking_whatever_the_batch(
     assert (pick(8, seed=1).choices != picks.choices).any()
     # Compiled once for batches of 8 and once for those of 20.
     assert joint._read_and_pick._cache_size() == before + 2
+    split = pick(8, num_devices=8)
+    np.testing.assert_array_equal(split.choices, picks.choices)
+    np.testing.assert_allclose(split.scores, picks.scores, rtol=1e-4)
 
 
 def test_likelihoods_of_the_first_pick_add_up_to_one(make_space, table, params, mesh):
-    space = make_space(mesh)
-    found = IndepPr(rules=RULES, **SHARED).first_log_likelihoods(params, space, table)
+    method = IndepPr(rules=RULES, **SHARED)
+    found = method.first_log_likelihoods(params, make_space(mesh), table)
+    on_one = method.first_log_likelihoods(params, make_space(), table)
+    np.testing.assert_allclose(found, on_one, rtol=1e-4)
     assert found.shape == table.rows.shape
     np.testing.assert_array_equal(found == -np.inf, table.rows < 0)
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-5)
