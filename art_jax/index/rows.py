@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -144,3 +145,17 @@ def stream_rows(tokens: TokenTable, layout: Layout, mesh: Mesh) -> HostRows:
         num_rows=tokens.num_rows,
         mesh=mesh,
     )
+
+
+def without_repeats(rows: jax.Array, excluded_rows: jax.Array) -> jax.Array:
+    """Returns the rows of each question, -1 in place of repeats and excluded ones.
+
+    Args:
+        rows: [B, C] int32; of equal ones the first stays.
+        excluded_rows: [B, E] int32.
+    """
+    is_equal_BCC = rows[:, :, None] == rows[:, None, :]
+    is_earlier_CC = jnp.tri(rows.shape[1], k=-1, dtype=bool)
+    is_repeat_BC = (is_equal_BCC & is_earlier_CC[None]).any(axis=2)
+    is_excluded_BC = (rows[:, :, None] == excluded_rows[:, None, :]).any(axis=2)
+    return jnp.where(is_repeat_BC | is_excluded_BC, -1, rows)

@@ -16,11 +16,13 @@ import numpy as np
 
 from art_jax import partitioning
 from art_jax.data.batches import batch_rows, check_num_examples
+from art_jax.data.passage_mix import GivenPassages, PassageMix, open_mix
 from art_jax.errors import ConfigError
-from art_jax.index.rows import DeviceRows, HostRows
+from art_jax.index.rows import DeviceRows, HostRows, without_repeats
+from art_jax.index.table import EmbeddingTable
 from art_jax.index.topk import sharded_top_k
 from art_jax.losses import distillation
-from art_jax.methods.workspace import TEACHER, Workspace
+from art_jax.methods.workspace import RETRIEVER, TEACHER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
 from art_jax.teacher import cached_scores
 from art_jax.teacher.interface import Teacher
@@ -39,7 +41,10 @@ class Art:
     """ART's settings; the defaults are those of the published T0-3B runs.
 
     teacher: what scores the passages.
-    num_passages: K, passages kept a question, from the table in use.
+    num_passages: K, passages kept a question, from the table in use; 0 with a `mix`:
+        nothing is searched for.
+    mix: passages offered beside these, such as right and uniform ones; None: none.
+    num_questions: train on the first so many questions; None: on all.
     temperature: divides the retriever's dot products; None: the square root of the
         embedding width (the official code; the paper says cross-validated).
     teacher_scale: multiplies the teacher's mean log-likelihoods before the softmax.
@@ -56,6 +61,8 @@ class Art:
 
     teacher: Teacher
     num_passages: int = 32
+    mix: PassageMix | None = None
+    num_questions: int | None = None
     temperature: float | None = None
     teacher_scale: float = 1.0
     dropout: bool = True
@@ -90,6 +97,7 @@ class Art:
         """
         self.check(workspace, batch_size, num_chunks)
         queries, evidence = workspace.queries, workspace.evidence
+        given, num_questions = self._given(workspace), self._num_questions(workspace)
         tokenizer = workspace.tokenizers[TEACHER]
         teacher_params = self.teacher.load(
             evidence.token_tables[TEACHER], tokenizer, workspace.mesh
@@ -119,22 +127,20 @@ class Art:
                 teacher_params,
                 examples["teacher_questions"],
                 token_rows.pop("teacher_tokens"),
-                pairs_a_call=max(1, batch_size * self.num_passages // CALLS_A_BATCH),
+                pairs_a_call=max(
+                    1, batch_size * self.num_candidates(batch_size) // CALLS_A_BATCH
+                ),
             )
 
         def make_batch(step: int) -> dict[str, jax.Array]:
-            rows = batch_rows(queries.num_questions, batch_size, seed=seed, step=step)
-            return workspace.put_batch(
-                {name: array[rows] for name, array in examples.items()}
-            )
+            rows = batch_rows(num_questions, batch_size, seed=seed, step=step)
+            arrays = {name: array[rows] for name, array in examples.items()}
+            if given is not None:
+                arrays["given_rows"] = given.draw(rows, seed=seed, step=step)
+            return workspace.put_batch(arrays)
 
         def resources(table):
-            arrays = {
-                "embeddings": table.embeddings,
-                "int8_rows": table.int8_rows,
-                "num_rows": np.int32(table.num_rows),
-                "teacher_params": teacher_params,
-            }
+            arrays = {"teacher_params": teacher_params} | self._searched(table)
             if workspace.stream_tokens:
                 return arrays
             return arrays | {name: rows.tokens for name, rows in token_rows.items()}
@@ -146,7 +152,7 @@ class Art:
         @jax.jit
         def find(train, batch, resources, key):
             key = jax.random.fold_in(key, train.step)
-            return self.retrieve(
+            return self.candidates(
                 workspace, train.params, batch, resources, key, num_chunks=num_chunks
             )
 
@@ -194,13 +200,26 @@ class Art:
             raise ConfigError(
                 "ART trains on questions: give QUERIES or a task of them."
             )
-        check_num_examples(workspace.queries.num_questions, batch_size)
+        check_num_examples(self._num_questions(workspace), batch_size)
         num_rows = workspace.evidence.num_passages - self.exclude_source
-        if not 1 <= self.num_passages <= num_rows:
+        least = 1 if self.mix is None else 0
+        if not least <= self.num_passages <= num_rows:
             raise ConfigError(
                 f"PASSAGES_PER_QUERY is {self.num_passages}, but a question has "
-                f"{num_rows} passages to find: choose 1 to {num_rows}."
+                f"{num_rows} passages to find: choose {least} to {num_rows}."
             )
+        self._given(workspace)
+
+    def num_candidates(self, batch_size: int) -> int:
+        """Returns among how many passages a question chooses, equal ones included."""
+        given = 0 if self.mix is None else self.mix.num_given(batch_size)
+        return self.num_passages + given
+
+    def describe(self, workspace: Workspace) -> str:
+        """What each question chooses among, in one line."""
+        found = f"{self.num_passages} passages found"
+        given = self._given(workspace)
+        return found if given is None else f"{found}; {given.describe()}"
 
     def retrieve(
         self,
@@ -245,6 +264,40 @@ class Art:
             int8_rows=resources["int8_rows"],
         ).rows
 
+    def candidates(
+        self,
+        workspace: Workspace,
+        params: Params,
+        batch,
+        resources,
+        key: jax.Array,
+        *,
+        num_chunks: int = 1,
+    ) -> jax.Array:
+        """Returns the rows each question chooses among, [B, C] int32, -1 for none.
+
+        The K best come first, then those of `mix`; no row is there twice, and the
+        source of a question is left out of both where it is to be.
+
+        Args:
+            workspace: the parts of the run.
+            params: the retriever's.
+            batch: as for `retrieve`, and with a `mix` given_rows [B, G] int32.
+            resources: as for `retrieve`; nothing is read of it where K is 0.
+            key: the step's.
+            num_chunks: in which the loss will be given the batch.
+        """
+        found = []
+        if self.num_passages:
+            rows_BK = self.retrieve(
+                workspace, params, batch, resources, key, num_chunks=num_chunks
+            )
+            found.append(rows_BK)
+        if self.mix is None:
+            return found[0]
+        rows_BC = jnp.concatenate([*found, batch["given_rows"]], axis=1)
+        return without_repeats(rows_BC, batch["excluded_rows"])
+
     def prepare(
         self,
         workspace: Workspace,
@@ -262,14 +315,15 @@ class Art:
             workspace: the parts of the run.
             token_rows: passage_tokens and teacher_tokens, as `resources` holds them.
             params: the retriever's.
-            batch: query_tokens [B, Q], teacher_questions [B, T], excluded_rows [B, E];
-                int32. What it has of the result is taken as it is.
+            batch: query_tokens [B, Q], teacher_questions [B, T], excluded_rows [B, E],
+                and with a `mix` given_rows [B, G]; int32. What it has of the result is
+                taken as it is.
             resources: as for `retrieve` and `score`, and the tokens of `token_rows`.
             key: the step's.
             num_chunks: in which the loss will be given the batch.
         """
         if "rows" not in batch:
-            rows = self.retrieve(
+            rows = self.candidates(
                 workspace, params, batch, resources, key, num_chunks=num_chunks
             )
             batch = batch | {"rows": rows}
@@ -367,6 +421,36 @@ class Art:
             "passage": self.train_passage_tower,
         }
         return tuple(name for name, trained in is_trained.items() if not trained)
+
+    def _given(self, workspace: Workspace) -> GivenPassages | None:
+        """Returns what the questions are offered beside what they find."""
+        if self.mix is None:
+            return None
+        return open_mix(
+            self.mix,
+            workspace.queries.texts,
+            workspace.evidence,
+            workspace.tokenizers[RETRIEVER],
+        )
+
+    def _num_questions(self, workspace: Workspace) -> int:
+        there = workspace.queries.num_questions
+        return there if self.num_questions is None else min(self.num_questions, there)
+
+    def _searched(self, table: EmbeddingTable | None) -> dict:
+        """Returns what `retrieve` reads of the table."""
+        if table is None and (self.num_passages or self.write_back):
+            raise ConfigError(
+                "ART finds passages in the table, or writes them back into it, and the "
+                "stage has none: give it refresh_every_steps."
+            )
+        if not self.num_passages:
+            return {}
+        return {
+            "embeddings": table.embeddings,
+            "int8_rows": table.int8_rows,
+            "num_rows": np.int32(table.num_rows),
+        }
 
     def _excluded_rows(self, workspace: Workspace) -> np.ndarray:
         """Returns [n, 1] int32 rows to leave out of a question's candidates, or -1."""

@@ -456,3 +456,33 @@ def test_every_model_and_method_file_is_used_or_usable():
 
 def test_no_folder_of_gin_files_can_hide_the_gin_package():
     assert not list(GIN.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("bindings", "counts"),
+    [
+        (["POSITIVES = 0", "HARD_NEGATIVES = 0", "UNIFORM = 32"], (0, 0, 32, False)),
+        (["HARD_NEGATIVES = 0", "UNIFORM = 31"], (1, 0, 31, False)),
+        ([], (1, 1, 30, False)),
+        (["UNIFORM = 0", "IN_BATCH = True"], (1, 1, 0, True)),
+    ],
+    ids=["U32", "P1 U31", "P1 N1 U30", "P1 N1 in batch"],
+)
+def test_passage_types_of_art_are_those_of_table_7(bindings, counts):
+    given = ["EXAMPLES = 'train.json'", *bindings]
+    parse("art_nq_t0_3b.gin", "gin/methods/passage_types.gin", bindings=given)
+    (stages,) = arguments("stages")
+    method, mix = stages[0].method, stages[0].method.mix
+    kinds = (mix.num_positives, mix.num_hard_negatives, mix.num_uniform, mix.in_batch)
+    assert kinds == counts
+    assert [one.path for one in mix.examples] == ["train.json"]
+    assert (method.num_passages, mix.num_own) == (0, 2 if mix.in_batch else 32)
+
+
+def test_ablations_of_art_are_a_binding_each():
+    bindings = ["PASSAGES_PER_QUERY = 128", "NUM_QUESTIONS = 1_000"]
+    parse("art_nq_t0_3b.gin", bindings=[*bindings, "t5.v1_1.size = 'base'"])
+    (stages,) = arguments("stages")
+    method = stages[0].method
+    assert (method.num_passages, method.num_questions) == (128, 1000)
+    assert method.teacher.config.emb_dim == 768

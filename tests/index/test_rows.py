@@ -106,3 +106,10 @@ def test_a_slot_without_a_row_reads_nothing():
     got = held.chunk(np.array([[3, 1], [2, 0]], np.int32), 2)
     assert sorted(reads) == [1, 3]  # local 2 of the second shard is padding
     np.testing.assert_array_equal(np.asarray(got)[..., 0], [[0, 1], [0, 1]])
+
+
+def test_of_equal_rows_the_first_stays_and_excluded_ones_go():
+    found = np.array([[3, 1, 3, -1, -1, 1], [0, 2, 4, 0, 5, 2]], np.int32)
+    excluded = np.array([[-1], [4]], np.int32)
+    want = [[3, 1, -1, -1, -1, -1], [0, 2, -1, -1, 5, -1]]
+    np.testing.assert_array_equal(rows.without_repeats(found, excluded), want)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ import pytest
 
 from art_jax import partitioning
 from art_jax.data.batches import batch_rows
+from art_jax.data.example_sets import ExampleSet
 from art_jax.data.layouts import Layout, layout_lengths, layout_rows
+from art_jax.data.passage_mix import PassageMix
 from art_jax.errors import ConfigError
 from art_jax.index.refresh import refresh
 from art_jax.index.search_options import SearchOptions
@@ -114,8 +117,11 @@ def numpy_mean_vectors(embedding, tokens):
     return total / np.maximum(mask.sum(axis=-1), 1)[..., None]
 
 
-def numpy_twin(space, params, table, *, temperature, scale=1.0, k=K):
-    """Returns loss, agreement and gradients of step 0, one question at a time."""
+def numpy_twin(space, params, table, *, temperature, scale=1.0, k=K, given=None):
+    """Returns loss, agreement and gradients of step 0, one question at a time.
+
+    Those `given` [B, G] are candidates beside the best k.
+    """
     query_table, passage_table = (
         np.asarray(params[name]["embedding"], np.float64)
         for name in ("query", "passage")
@@ -134,10 +140,13 @@ def numpy_twin(space, params, table, *, temperature, scale=1.0, k=K):
     )
     query_grad, passage_grad = np.zeros_like(query_table), np.zeros_like(passage_table)
     loss = agreement = 0.0
-    for question in rows_B:
+    for place, question in enumerate(rows_B):
         tokens = space.queries.tokens[question]
         vector = numpy_mean_vectors(query_table, tokens)
         found = np.argsort(-(stale @ vector), kind="stable")[:k]
+        if given is not None:
+            more = [row for row in given[place] if row >= 0]
+            found = np.array(list(dict.fromkeys([*found, *more])))
         passages = numpy_mean_vectors(passage_table, passage_tokens[found])
         student = passages @ vector
         length = np.array([len(space.queries.texts[question])], np.int32)
@@ -175,6 +184,109 @@ def test_equals_a_slow_twin_at_other_scales(space, params, table):
     result = loss_and_grads(art.bind(space, batch_size=BATCH, seed=SEED), params, table)
     want = numpy_twin(space, params, table, temperature=0.7, scale=2.5)
     assert_equals_twin(result, want)
+
+
+@pytest.fixture(scope="module")
+def example_file(tiny, tmp_path_factory):
+    """Every other question with its right passage and three wrong ones."""
+    records = [
+        {
+            "question": question.text,
+            "answers": [],
+            "positive_ctxs": [{"title": "", "text": "it", "passage_id": str(number)}],
+            "hard_negative_ctxs": [
+                {"title": "", "text": "it", "passage_id": str((number + step) % 40)}
+                for step in (7, 14, 21)
+            ],
+        }
+        for number, question in enumerate(tiny.QUESTIONS)
+        if number % 2
+    ]
+    path = tmp_path_factory.mktemp("examples") / "train.json"
+    path.write_text(json.dumps(records))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "num_passages", "counts", "in_batch"),
+    [
+        (1, 0, (0, 0, 32), False),
+        (2, 0, (1, 0, 6), False),
+        (8, 0, (1, 1, 5), False),
+        (1, 0, (1, 1, 0), True),
+        (8, 0, (1, 1, 0), True),
+        (2, K, (1, 1, 3), False),
+    ],
+    ids=["U", "P U", "P N U", "P N in batch", "on 8 devices", "with found ones"],
+)
+def test_other_passages_equal_a_slow_twin(
+    tiny,
+    tiny_evidence,
+    params,
+    example_file,
+    num_devices,
+    num_passages,
+    counts,
+    in_batch,
+):
+    right, wrong, uniform = counts
+    sets = [ExampleSet(path=example_file)] if right else []
+    mix = PassageMix(sets, right, wrong, uniform, in_batch)
+    space = tiny.make_workspace(
+        tiny_evidence, partitioning.make_mesh(num_devices), tiny.bag_encoder()
+    )
+    art = dataclasses.replace(DEFAULT, num_passages=num_passages, mix=mix)
+    problem = art.bind(space, batch_size=BATCH, seed=SEED)
+    given = np.asarray(problem.make_batch(0)["given_rows"])
+    assert given.shape == (BATCH, art.num_candidates(BATCH) - num_passages)
+    if right:
+        # Only odd questions have examples, and a batch has both kinds.
+        asked = batch_rows(space.queries.num_questions, BATCH, seed=SEED, step=0)
+        want = np.where(asked % 2, asked, -1)
+        own = given[0].reshape(BATCH, -1) if in_batch else given
+        np.testing.assert_array_equal(own[:, 0], want)
+    table = make_table(tiny, space, 1)
+    result = loss_and_grads(
+        problem, tiny.init_params(space, 0), table if num_passages else None
+    )
+    want = numpy_twin(
+        space, params, table, temperature=4.0, k=num_passages, given=given
+    )
+    assert_equals_twin(result, want)
+
+
+def test_a_source_is_left_out_of_given_passages_too(space, example_file):
+    mix = PassageMix([ExampleSet(path=example_file)], num_positives=1)
+    art = dataclasses.replace(DEFAULT, num_passages=0, mix=mix, exclude_source=True)
+    problem = art.bind(space, batch_size=40, seed=SEED)
+    batch = problem.make_batch(0)
+    assert (np.asarray(batch["given_rows"]) >= 0).sum() == 20
+    rows = art.candidates(space, None, batch, {}, jax.random.key(0))
+    assert (np.asarray(rows) == -1).all()
+
+
+def test_it_says_what_a_question_chooses_among(space, example_file):
+    assert DEFAULT.describe(space) == "5 passages found"
+    mix = PassageMix([ExampleSet(path=example_file)], num_positives=1)
+    line = dataclasses.replace(DEFAULT, mix=mix).describe(space)
+    assert line == ("5 passages found; 1 right (20 of 40 questions have any) passages")
+
+
+def test_what_is_searched_for_needs_a_table(space):
+    problem = DEFAULT.bind(space, batch_size=BATCH, seed=SEED)
+    with pytest.raises(ConfigError, match="give it refresh_every_steps"):
+        problem.resources(None)
+
+
+def test_the_first_questions_alone_are_trained_on(space):
+    art = dataclasses.replace(DEFAULT, num_questions=BATCH)
+    problem = art.bind(space, batch_size=BATCH, seed=SEED)
+    for step in range(3):
+        asked = np.asarray(problem.make_batch(step)["questions"])
+        assert sorted(asked.tolist()) == list(range(BATCH))
+    too_few = dataclasses.replace(DEFAULT, num_questions=BATCH - 1)
+    with pytest.raises(ConfigError, match="there are 7"):
+        too_few.check(space, BATCH)
 
 
 def test_no_gradient_into_the_teacher(space, params, table):
