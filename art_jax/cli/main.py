@@ -69,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_embed(verbs)
     _add_search(verbs)
     _add_rerank(verbs)
+    _add_tune(verbs)
     _add_read(verbs)
     _add_mine(verbs)
     _add_ann(verbs)
@@ -561,6 +562,31 @@ def _add_read(verbs) -> None:
     group.add_argument(
         "--passages", help="a file of passages, an evidence store, or a run's MODEL_DIR"
     )
+
+
+def _add_tune(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "tune",
+        "train JPR with several amounts of noise, and decode with several penalties",
+        "art-jax tune --gin_file=gin/runs/jpr_webqsp.gin --gamma 0 0.5 1 1.5 "
+        "--beta 1.5 2 2.5 3 --gin.MODEL_DIR='\"runs/tuned\"' ...",
+    )
+    verb.add_argument(
+        "--gamma",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.5, 1.0, 1.5],
+        help="each trained in MODEL_DIR/gamma_GAMMA (0 0.5 1 1.5)",
+    )
+    verb.add_argument(
+        "--beta",
+        type=float,
+        nargs="+",
+        default=[1.5, 2.0, 2.5, 3.0],
+        help="of TreeDecode on the dev sets (1.5 2 2.5 3)",
+    )
+    gin_flags.add_gin_flags(verb)
 
 
 def _add_mine(verbs) -> None:

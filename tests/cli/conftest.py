@@ -17,7 +17,8 @@ from art_jax.data.examples import Candidate, RankedQuestion
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 
-GIN_FILE = pathlib.Path(__file__).parent / "small_run.gin"
+FOLDER = pathlib.Path(__file__).parent
+GIN_FILE = FOLDER / "small_run.gin"
 ANIMALS = ["otter", "badger", "heron", "salmon", "falcon", "beetle", "walrus"]
 NUM_PASSAGES = 30
 
@@ -74,12 +75,22 @@ def corpus(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def quick_compilation():
-    """Programs here run a few times each: optimising them takes longer than that."""
+def quick_compilation(programs=None):
+    """Programs here run a few times each: optimising them takes longer than that.
+
+    Args:
+        programs: a folder where they are kept for those who compile the same.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
+    if programs is not None:
+        jax.config.update("jax_compilation_cache_dir", str(programs))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+    if programs is not None:
+        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +172,47 @@ def rankings(tmp_path_factory):
         ranked.append(RankedQuestion(question, candidates))
     example_files.write_examples(folder / "t.json", ranked, "dpr-results")
     return folder
+
+
+def train_t5_arguments(verb, rankings, model_dir, gin_file):
+    values = {
+        "MODEL_DIR": str(model_dir),
+        "TRAIN_RANKINGS": str(rankings / "t.json"),
+        "VOCABULARY": str(rankings / "vocab.txt"),
+    }
+    flags = [f"--gin.{name}={value!r}" for name, value in values.items()]
+    return [verb, f"--gin_file={FOLDER / gin_file}", *flags]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """A folder of compiled programs, for `nothing_compiled_twice`."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def nothing_compiled_twice(programs):
+    """For modules that train with the same program again and again."""
+    with quick_compilation(programs):
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained_monot5(rankings, programs, tmp_path_factory):
+    """4 steps of monoT5. Read only."""
+    model_dir = tmp_path_factory.mktemp("runs") / "monot5"
+    with quick_compilation(programs):
+        arguments = train_t5_arguments("train", rankings, model_dir, "small_t5.gin")
+        assert main(arguments) == 0
+    return model_dir
+
+
+@pytest.fixture(scope="session")
+def tuned_jpr(rankings, programs, tmp_path_factory):
+    """JPR of gamma 0 and 1, a step each, decoded with beta 1 and 2. Read only."""
+    model_dir = tmp_path_factory.mktemp("runs") / "tuned"
+    with quick_compilation(programs):
+        arguments = train_t5_arguments("tune", rankings, model_dir, "small_jpr.gin")
+        gammas, betas = ["--gamma", "0", "1"], ["--beta", "2", "1"]
+        assert main([*arguments, "--gin.GAMMA=0", *gammas, *betas]) == 0
+    return model_dir

@@ -2,75 +2,27 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from art_jax import partitioning
-from art_jax.cli import rerank_trained, train_t5
+from art_jax.cli import rerank_trained
 from art_jax.cli.rerank_trained import JointReranker, PointwiseReranker
 from art_jax.data import example_files
-from art_jax.data.oracle import OracleRules
-from art_jax.data.prompts import PassagePrompt
 from art_jax.data.tokenizers import load_wordpiece
 from art_jax.errors import ConfigError
 from art_jax.generation.tree import TreeRules
-from art_jax.methods.jpr.joint import Jpr
-from art_jax.methods.jpr.pointwise import Pointwise
-from art_jax.methods.ranked_table import RankedSet, build_ranked_table
-from art_jax.models.t5 import T5Config
-from art_jax.training.stage import Stage
-
-CONFIG = T5Config(
-    vocab_size=64,
-    emb_dim=8,
-    num_heads=2,
-    head_dim=4,
-    mlp_dim=8,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dtype="float32",
-)
-
-
-def run_of(method, rankings, folder):
-    stage = Stage("rerank", method, 1, batch_size=8, refresh_every_steps=None)
-    train_t5.train(
-        model_dir=str(folder),
-        t5=CONFIG,
-        vocabulary=str(rankings / "vocab.txt"),
-        stages=(stage,),
-    )
-    return str(folder)
+from art_jax.methods.ranked_table import build_ranked_table
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """As in all of tests/cli, but for the whole module: the runs in it count too."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def compile_quickly(nothing_compiled_twice):
+    """As in all of tests/cli."""
 
 
 @pytest.fixture(scope="module")
-def jpr_run(rankings, tmp_path_factory):
-    method = Jpr(
-        train_sets=(RankedSet(path=str(rankings / "t.json")),),
-        rules=OracleRules(k=2, num_passages=3, num_indexes=6),
-        prompt=PassagePrompt("q {q} d {i} d {c}", 14),
-        index_tokens=tuple(range(40, 46)),
-    )
-    return run_of(method, rankings, tmp_path_factory.mktemp("runs") / "jpr")
-
-
-@pytest.fixture(scope="module")
-def pointwise_run(rankings, tmp_path_factory):
-    method = Pointwise(
-        train_sets=(RankedSet(path=str(rankings / "t.json")),),
-        words=("yes", "no"),
-        prompt=PassagePrompt("q {q} d {c}", 12),
-    )
-    return run_of(method, rankings, tmp_path_factory.mktemp("runs") / "monot5")
+def jpr_run(tuned_jpr):
+    return str(tuned_jpr / "gamma_1")
 
 
 @pytest.fixture(scope="module")
@@ -129,18 +81,18 @@ def test_indeppr_scores_in_place_for_priors(
 
 
 def test_monot5_gives_the_same_however_passages_are_split(
-    art_jax, pointwise_run, rankings, ranked, tmp_path
+    art_jax, trained_monot5, rankings, ranked, tmp_path
 ):
     output = tmp_path / "monot5.json"
     result = art_jax(
         *("rerank", rankings / "t.json", output, "--method", "monot5"),
-        *("--model", pointwise_run, "-k", 3),
+        *("--model", trained_monot5, "-k", 3),
     )
     assert result.code == 0, result.err
     assert all(len(ids) == 3 for ids in read_ids(output))
-    mesh = partitioning.make_mesh()
+    model, mesh = str(trained_monot5), partitioning.make_mesh()
     scores = [
-        np.stack(list(PointwiseReranker(pointwise_run, 8, size).score(ranked, mesh)))
+        np.stack(list(PointwiseReranker(model, 8, size).score(ranked, mesh)))
         for size in (3, 32)
     ]
     assert scores[0].shape == (8, 4)

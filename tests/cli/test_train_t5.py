@@ -18,7 +18,6 @@ from art_jax.training.metrics import read_metrics
 from art_jax.training.optimizers import Adafactor
 from art_jax.training.stage import Stage
 
-GIN_FILE = "tests/cli/small_t5.gin"
 CONFIG = T5Config(
     vocab_size=64,
     emb_dim=8,
@@ -33,16 +32,8 @@ CONFIG = T5Config(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_quickly(tmp_path_factory):
-    """As in all of tests/cli, for the whole module; and nothing twice."""
-    programs = str(tmp_path_factory.mktemp("programs"))
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", programs)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+def compile_quickly(nothing_compiled_twice):
+    """As in all of tests/cli."""
 
 
 def make_stage(rankings, **changes):
@@ -74,61 +65,48 @@ def train(rankings, model_dir, *stages, **settings):
     )
 
 
-@pytest.fixture(scope="module")
-def finished(rankings, tmp_path_factory):
-    """A run by the gin file, and its folder. Read only."""
-    from art_jax.cli.main import main
-
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    given = {"MODEL_DIR": folder, "TRAIN_RANKINGS": rankings / "t.json"}
-    given["VOCABULARY"] = rankings / "vocab.txt"
-    flags = [f"--gin.{name}='{value}'" for name, value in given.items()]
-    assert main(["train", f"--gin_file={GIN_FILE}", *flags]) == 0
-    return folder
-
-
 def assert_equal(got, want):
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (got, want)))
 
 
-def test_a_run_leaves_a_t5_and_its_facts(finished, rankings):
-    saved = t5_folder.load_t5(finished)
+def test_a_run_leaves_a_t5_and_its_facts(trained_monot5, rankings):
+    saved = t5_folder.load_t5(trained_monot5)
     assert (saved.method, saved.config) == ("Pointwise", CONFIG)
     made = t5_folder.make_method(Pointwise, saved.settings)
     assert made == dataclasses.replace(make_stage(rankings).method, train_sets=())
     assert saved.training["stages"] == ["rerank"]
-    records = read_metrics(finished / "rerank")
+    records = read_metrics(trained_monot5 / "rerank")
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     rates = [record["learning_rate"] for record in records]
     np.testing.assert_allclose(rates, [0.005, 0.01, 0.01, 0.01])
-    assert "train_t5.train" in (finished / "config.gin").read_text()
-    assert json.loads((finished / "env.json").read_text())["process_count"] == 1
+    assert "train_t5.train" in (trained_monot5 / "config.gin").read_text()
+    assert json.loads((trained_monot5 / "env.json").read_text())["process_count"] == 1
 
 
 def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
-    finished, rankings, tmp_path
+    trained_monot5, rankings, tmp_path
 ):
     train(rankings, tmp_path / "run", make_stage(rankings, train_steps=2))
     went_on = train(rankings, tmp_path / "run", make_stage(rankings))
-    assert_equal(went_on.saved.params, t5_folder.load_t5(finished).params)
+    assert_equal(went_on.saved.params, t5_folder.load_t5(trained_monot5).params)
 
 
 def test_it_starts_from_a_t5_trained_here_split_over_devices(
-    finished, rankings, tmp_path
+    trained_monot5, rankings, tmp_path
 ):
     none = make_stage(
         rankings, train_steps=1, optimizer=Adafactor(1e-9, warmup_steps=0)
     )
     trained = train_t5.train(
         model_dir=str(tmp_path),
-        initial_checkpoint_path=str(finished),
+        initial_checkpoint_path=str(trained_monot5),
         stages=(none,),
         model_parallelism=2,
     )
     assert trained.workspace.config == CONFIG
     kernel = trained.saved.params["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (4, 8)
-    want = t5_folder.load_t5(finished)
+    want = t5_folder.load_t5(trained_monot5)
     assert trained.workspace.tokenizer == want.tokenizer
     jax.tree.map(
         lambda got, want: np.testing.assert_allclose(got, want, atol=1e-7),
@@ -169,12 +147,12 @@ def test_stages_are_checked_before_any_is_trained(rankings, tmp_path):
         train(rankings, tmp_path / "c", stage, odd)
 
 
-def test_another_t5_than_the_checkpoints_is_refused(finished, rankings, tmp_path):
+def test_another_t5_than_the_checkpoints_is_refused(trained_monot5, rankings, tmp_path):
     wider = dataclasses.replace(CONFIG, emb_dim=16)
     with pytest.raises(ConfigError, match=r"its emb_dim is 8, not 16"):
         train_t5.train(
             model_dir=str(tmp_path),
             t5=wider,
-            initial_checkpoint_path=str(finished),
+            initial_checkpoint_path=str(trained_monot5),
             stages=(make_stage(rankings),),
         )
