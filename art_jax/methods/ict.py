@@ -27,6 +27,10 @@ from art_jax.training.loop import Problem
 from art_jax.types import Params
 
 _SENTENCE_ENDS = (".", "!", "?")
+# Titles of pages that ORQA leaves out: how they begin, and how they end.
+_LISTS = ("List of", "Index of", "Outline of")
+_DISAMBIGUATION = "(disambiguation)"
+_SHORTEST_CUT = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +43,36 @@ class Ict:
         in its passage.
     min_query_tokens: shorter sentences are asked for only where there is no other.
     max_query_tokens: longer ones lose their end.
+    short_query_probability: how often a sentence is cut to a length drawn from 5 to
+        `max_query_tokens`, special tokens aside.
     max_passage_tokens: of a training passage; None: the retriever's own length.
+    with_titles: passages are read with their titles.
+    around_sentence: a passage that is too long keeps whole sentences around the one
+        asked for, taken from before and behind in turns, and not its beginning; for
+        passages without titles.
+    skip_lists: leave out pages that are lists, indexes, outlines or disambiguations,
+        by their titles.
     symmetric: also let each passage find its sentence.
     mask_same_title: passages of one title are no negatives of each other.
     temperature: divides the dot products; None: the square root of the width.
     dropout: in the retriever.
 
-    Source: Lee et al., arXiv:1906.00300, section 5. Differs in: a sentence is what
-        stands between two tokens of `.!?`; there a sentence splitter is used. As
-        there, negatives are the passages of the whole batch, over all devices.
+    Source: Lee et al., arXiv:1906.00300, section 5, and Megatron's form of it, which
+        has neither titles nor blocks. Differs in: a sentence is what stands between two
+        tokens of `.!?`; there a sentence splitter is used. An epoch goes through all
+        passages; Megatron draws them. As there, negatives are the passages of the whole
+        batch, over all devices.
     """
 
     remove_probability: float = 0.9
     title_probability: float = 0.0
     min_query_tokens: int = 4
     max_query_tokens: int = 64
+    short_query_probability: float = 0.0
     max_passage_tokens: int | None = None
+    with_titles: bool = True
+    around_sentence: bool = False
+    skip_lists: bool = False
     symmetric: bool = False
     mask_same_title: bool = False
     temperature: float | None = None
@@ -63,11 +81,16 @@ class Ict:
     def __post_init__(self):
         if self.temperature is not None and self.temperature <= 0:
             raise ConfigError(f"ICT's temperature is {self.temperature}: above 0.")
+        if self.around_sentence and self.with_titles:
+            raise ConfigError(
+                "ICT's around_sentence is for passages without titles: set with_titles "
+                "= False."
+            )
 
     def check(self, workspace: Workspace, batch_size: int, num_chunks: int = 1) -> None:
         """Raises ConfigError where `bind` would for want of passages."""
         workspace.check_batch_size(batch_size, num_chunks)
-        check_num_examples(workspace.evidence.num_passages, batch_size)
+        check_num_examples(len(self._rows(workspace)), batch_size)
 
     def bind(
         self,
@@ -107,23 +130,39 @@ class Ict:
             max_tokens=min(self.max_query_tokens, workspace.query_layout.max_tokens),
         )
 
+        rows = self._rows(workspace)
+        context_tokens = None
+        if self.around_sentence:
+            specials = len(passage_layout.prefix) + len(passage_layout.suffix)
+            context_tokens = passage_layout.max_tokens - specials
+
         def make_batch(step: int) -> dict[str, jax.Array]:
-            rows = batch_rows(tokens.num_rows, batch_size, seed=seed, step=step)
-            queries, passages = sample_pairs(
+            rng = np.random.Generator(np.random.PCG64([seed, step, 1]))
+            queries, passages, is_removed = sample_pairs(
                 tokens,
-                rows,
+                rows[batch_rows(len(rows), batch_size, seed=seed, step=step)],
                 end_ids,
-                np.random.Generator(np.random.PCG64([seed, step, 1])),
+                rng,
                 remove_probability=self.remove_probability,
                 title_probability=self.title_probability,
                 min_query_tokens=self.min_query_tokens,
+                context_tokens=context_tokens,
             )
+            if self.short_query_probability:
+                longest = query_layout.max_tokens - 2
+                queries = shorten_some(
+                    queries, rng, self.short_query_probability, longest
+                )
+            title_numbers = number_titles(passages)
+            if not self.with_titles:
+                passages = without_titles(passages)
             every_row = np.arange(batch_size)
             return workspace.put_batch(
                 {
                     "query_tokens": layout_token_lists(query_layout, queries),
                     "passage_tokens": layout_rows(passage_layout, passages, every_row),
-                    "title_numbers": number_titles(passages),
+                    "title_numbers": title_numbers,
+                    "is_removed": is_removed,
                 }
             )
 
@@ -160,10 +199,12 @@ class Ict:
         Args:
             encoder: the retriever.
             embeddings: of sentences and passages, from `embed`.
-            batch: title_numbers [B], int32.
+            batch: title_numbers [B], int32; is_removed [B] bool, whether the sentence
+                is missing from its passage.
 
         Returns:
-            The loss in nats, and metrics.
+            The loss in nats, and metrics: of sentences taken out and of those left in
+            the share whose passage is the nearest, 0 where there are none.
         """
         queries_BD, passages_BD = embeddings
         where_BB = None
@@ -179,9 +220,30 @@ class Ict:
         )
         losses_B = nll(queries_BD, passages_BD)
         metrics = {"query_loss": losses_B.mean()}
+        scores_BB = contrastive.similarity_scores(queries_BD, passages_BD)
+        is_best_B = contrastive.is_best(scores_BB, where_BB)
+        for name, which_B in (
+            ("masked", batch["is_removed"]),
+            ("unmasked", ~batch["is_removed"]),
+        ):
+            count = jnp.maximum(which_B.sum(), 1).astype(jnp.float32)
+            right = (is_best_B & which_B).sum().astype(jnp.float32)
+            metrics[f"{name}_accuracy"] = right / count
         if self.symmetric:
             losses_B = (losses_B + nll(passages_BD, queries_BD)) / 2
         return losses_B.mean(), metrics
+
+    def _rows(self, workspace: Workspace) -> np.ndarray:
+        """Returns the rows of the evidence that are trained on, [n] int64."""
+        tokens = workspace.evidence.token_tables[RETRIEVER]
+        if not self.skip_lists:
+            return np.arange(tokens.num_rows)
+        encode = workspace.tokenizers[RETRIEVER].encode_batch
+        is_list = np.zeros(tokens.num_rows, bool)
+        for start in encode(_LISTS):
+            is_list |= has_in_title(tokens, start, at_end=False)
+        (end,) = encode([_DISAMBIGUATION])
+        return np.flatnonzero(~(is_list | has_in_title(tokens, end, at_end=True)))
 
 
 def sample_pairs(
@@ -193,7 +255,8 @@ def sample_pairs(
     remove_probability: float,
     title_probability: float,
     min_query_tokens: int,
-) -> tuple[list[np.ndarray], TokenTable]:
+    context_tokens: int | None = None,
+) -> tuple[list[np.ndarray], TokenTable, np.ndarray]:
     """Returns a sentence of each passage, and the passages it may be missing from.
 
     Args:
@@ -204,13 +267,17 @@ def sample_pairs(
         remove_probability: how often a sentence is taken out of its passage.
         title_probability: how often the title takes the sentence's place.
         min_query_tokens: shorter sentences are asked for only where there is no other.
+        context_tokens: of a passage's text at most, around the sentence; None: the
+            passage is left whole.
 
     Returns:
-        n sentences or titles as token ids, and the n passages as a table, titles kept
-        whole. A passage of one sentence keeps it.
+        n sentences or titles as token ids; the n passages as a table, titles kept
+        whole; and [n] bool, whether the sentence is missing. A passage of one sentence
+        keeps it.
     """
     queries, titles, texts = [], [], []
-    for row in rows:
+    is_removed = np.zeros(len(rows), bool)
+    for place, row in enumerate(rows):
         start, stop = tokens.offsets[row], tokens.offsets[row + 1]
         title_end = start + tokens.title_lengths[row]
         title, text = (
@@ -225,10 +292,17 @@ def sample_pairs(
         first, last = choose_sentence(text, end_ids, rng, min_query_tokens)
         queries.append(text[first:last])
         is_all = last - first == len(text)
-        if not is_all and rng.random() < remove_probability:
-            text = np.concatenate([text[:first], text[last:]])
+        is_removed[place] = not is_all and rng.random() < remove_probability
+        start, stop = 0, len(text)
+        if context_tokens is not None:
+            left = context_tokens - (0 if is_removed[place] else last - first)
+            start, stop = surround(text, end_ids, first, last, left)
+        if is_removed[place]:
+            text = np.concatenate([text[start:first], text[last:stop]])
+        else:
+            text = text[start:stop]
         texts.append(text)
-    return queries, make_token_table(titles, texts)
+    return queries, make_token_table(titles, texts), is_removed
 
 
 def choose_sentence(
@@ -242,14 +316,89 @@ def choose_sentence(
         rng: consumed.
         min_tokens: shorter ones are drawn only where there is no other.
     """
-    ends = np.flatnonzero(np.isin(text, end_ids)) + 1
-    edges = np.unique(np.concatenate([[0], ends, [len(text)]]))
+    edges = sentence_edges(text, end_ids)
     if len(edges) < 2:
         return 0, len(text)
     long_enough = np.flatnonzero(np.diff(edges) >= min_tokens)
     choices = long_enough if len(long_enough) else np.arange(len(edges) - 1)
     chosen = choices[rng.integers(len(choices))]
     return int(edges[chosen]), int(edges[chosen + 1])
+
+
+def sentence_edges(text: np.ndarray, end_ids: np.ndarray) -> np.ndarray:
+    """Returns where sentences start, and the length of the text at the end."""
+    ends = np.flatnonzero(np.isin(text, end_ids)) + 1
+    return np.unique(np.concatenate([[0], ends, [len(text)]]))
+
+
+def surround(
+    text: np.ndarray, end_ids: np.ndarray, first: int, last: int, max_tokens: int
+) -> tuple[int, int]:
+    """Returns where the whole sentences around one start and stop.
+
+    They are taken in turns from before and from behind it, until neither side has one
+    that still fits.
+
+    Args:
+        text: [n] token ids.
+        end_ids: the tokens that end a sentence.
+        first: where the sentence in the middle starts.
+        last: where it stops.
+        max_tokens: of all others.
+    """
+    edges = sentence_edges(text, end_ids).tolist()
+    before = [edge for edge in edges if edge < first]
+    behind = [edge for edge in reversed(edges) if edge > last]
+    start, stop = first, last
+    while before or behind:
+        for is_before, side in ((True, before), (False, behind)):
+            if not side:
+                continue
+            edge = side.pop()
+            size = start - edge if is_before else edge - stop
+            if size > max_tokens:
+                side.clear()
+                continue
+            max_tokens -= size
+            start, stop = (edge, stop) if is_before else (start, edge)
+    return start, stop
+
+
+def shorten_some(
+    queries: list[np.ndarray], rng: np.random.Generator, probability: float, most: int
+) -> list[np.ndarray]:
+    """Returns queries of which some are cut to a length drawn from 5 to `most`."""
+    short = rng.random(len(queries)) < probability
+    lengths = rng.integers(_SHORTEST_CUT, most + 1, len(queries))
+    return [
+        query[:length] if is_short else query
+        for query, length, is_short in zip(queries, lengths, short, strict=True)
+    ]
+
+
+def without_titles(passages: TokenTable) -> TokenTable:
+    """Returns the passages with empty titles."""
+    is_text = np.ones(len(passages.token_ids), bool)
+    for start, length in zip(passages.offsets, passages.title_lengths, strict=False):
+        is_text[start : start + length] = False
+    offsets = passages.offsets.copy()
+    offsets[1:] -= np.cumsum(passages.title_lengths)
+    none = np.zeros_like(passages.title_lengths)
+    return TokenTable(passages.token_ids[is_text], offsets, none)
+
+
+def has_in_title(tokens: TokenTable, ids: np.ndarray, *, at_end: bool) -> np.ndarray:
+    """Returns [N] bool, whether titles begin, or end, with some token ids."""
+    long_enough = np.flatnonzero(tokens.title_lengths >= len(ids))
+    first = tokens.offsets[long_enough]
+    if at_end:
+        first = first + tokens.title_lengths[long_enough] - len(ids)
+    found = np.zeros(tokens.num_rows, bool)
+    equal = np.ones(len(long_enough), bool)
+    for place, wanted in enumerate(ids):
+        equal &= np.asarray(tokens.token_ids[first + place]) == wanted
+    found[long_enough] = equal
+    return found
 
 
 def number_titles(passages: TokenTable) -> np.ndarray:

@@ -31,7 +31,8 @@ RUNS = sorted(
 FROM_SCRATCH = {"own_documents.gin", "quickstart.gin"}
 OWN_FILES = {*FROM_SCRATCH, "own_documents_from_bert.gin", "own_examples.gin"}
 DPR_RUNS = [name for name in RUNS if name.startswith("dpr_")]
-ART_RUNS = [name for name in RUNS if name not in {*OWN_FILES, *DPR_RUNS}]
+ICT_RUNS = [name for name in RUNS if name.startswith("ict_")]
+ART_RUNS = [name for name in RUNS if name not in {*OWN_FILES, *DPR_RUNS, *ICT_RUNS}]
 REQUIRED = {
     **{
         name: {
@@ -44,7 +45,10 @@ REQUIRED = {
         }
         for name in ART_RUNS
     },
-    **{name: {"MODEL_DIR", "PASSAGES", "INITIAL_CHECKPOINT_PATH"} for name in DPR_RUNS},
+    **{
+        name: {"MODEL_DIR", "PASSAGES", "INITIAL_CHECKPOINT_PATH"}
+        for name in [*DPR_RUNS, *ICT_RUNS]
+    },
     "own_documents.gin": {"MODEL_DIR", "PASSAGES", "QUERIES"},
     "own_examples.gin": {"MODEL_DIR", "PASSAGES", "TRAIN_EXAMPLES"},
     "own_documents_from_bert.gin": {
@@ -91,6 +95,8 @@ def test_stages_and_encoder_build_and_fit_each_other(run):
     methods = [type(stage.method) for stage in stages]
     if run in DPR_RUNS:
         assert methods == [Dpr]
+    elif run in ICT_RUNS:
+        assert methods == [Ict]
     elif run == "own_examples.gin":
         assert methods == [Ict, Dpr]
     else:
@@ -98,7 +104,7 @@ def test_stages_and_encoder_build_and_fit_each_other(run):
     for stage in stages:
         assert stage.train_steps >= 1
         stage.optimizer.build(stage.train_steps)
-    if methods[-1] is Dpr:
+    if methods[-1] in (Dpr, Ict):
         return
     teacher = stages[-1].method.teacher
     wanted = QueryLikelihoodTeacher if run in OWN_FILES else T5Teacher
@@ -477,6 +483,37 @@ def test_passage_types_of_art_are_those_of_table_7(bindings, counts):
     assert kinds == counts
     assert [one.path for one in mix.examples] == ["train.json"]
     assert (method.num_passages, mix.num_own) == (0, 2 if mix.in_batch else 32)
+
+
+def test_published_settings_of_ict():
+    # arXiv:1906.00300 and Megatron's code, as described in reference/systems.md, 8.1.
+    found = {}
+    for run in ICT_RUNS:
+        parse(run)
+        encoder, (stage,), lengths = arguments(
+            "encoder", "stages", "task_feature_lengths"
+        )
+        assert (stage.batch_size, stage.train_steps) == (4096, 100_000)
+        assert stage.optimizer.peak_learning_rate == 1e-4
+        assert stage.optimizer.weight_decay == 0.01
+        assert stage.refresh_every_steps is None
+        assert stage.method.remove_probability == 0.9
+        assert not stage.method.symmetric
+        assert not stage.method.mask_same_title
+        found[run] = (encoder, stage.method, stage.optimizer, lengths)
+    encoder, method, optimizer, lengths = found["ict_orqa.gin"]
+    assert (encoder.shared, encoder.width, optimizer.warmup_steps) == (True, 128, 10000)
+    assert lengths == {"query": 64, "passage": 288}
+    assert (method.skip_lists, method.with_titles, method.temperature) == (
+        True,
+        True,
+        1,
+    )
+    encoder, method, _, lengths = found["ict_megatron.gin"]
+    assert (encoder.shared, encoder.width) == (False, 1024)
+    assert lengths["query"] == method.max_query_tokens == 256
+    assert method.short_query_probability == 0.1
+    assert (method.around_sentence, method.with_titles) == (True, False)
 
 
 def test_ablations_of_art_are_a_binding_each():

@@ -1,5 +1,6 @@
 """ICT: which sentence, which passage, and the loss, by hand."""
 
+import dataclasses
 import functools
 
 import jax
@@ -32,9 +33,12 @@ def sample(row, seed, **settings):
         "min_query_tokens": 3,
     } | settings
     rng = np.random.default_rng(seed)
-    queries, passages = ict.sample_pairs(
+    queries, passages, is_removed = ict.sample_pairs(
         table(), np.array([row]), END_IDS, rng, **settings
     )
+    left = passages.token_ids[passages.title_lengths[0] :]
+    is_there = settings["title_probability"] == 1.0 or set(queries[0]) <= set(left)
+    assert is_removed.tolist() == [not is_there]
     return queries[0].tolist(), passages.token_ids.tolist()
 
 
@@ -71,6 +75,53 @@ def test_a_passage_without_text_gives_an_empty_query():
     assert sample(2, 0) == ([], [72])
 
 
+def test_a_long_passage_keeps_whole_sentences_around_the_one_asked_for():
+    text = np.array([1, STOP, 2, 2, STOP, 3, STOP, 4, 4, STOP, 5, STOP, 6])
+    # In the middle "3 STOP": first 3 tokens before it, then 3 behind it, and so on.
+    for max_tokens, want in (
+        (2, (5, 7)),
+        (3, (2, 7)),
+        (5, (0, 7)),
+        (6, (2, 10)),
+        (8, (0, 10)),
+        (10, (0, 12)),
+        (99, (0, 13)),
+    ):
+        assert ict.surround(text, END_IDS, 5, 7, max_tokens) == want
+    cut = {"remove_probability": 0.0, "context_tokens": 5}
+    assert {tuple(map(tuple, sample(0, seed, **cut))) for seed in range(20)} == {
+        ((1, 2, 3, STOP), (70, 71, 1, 2, 3, STOP)),
+        ((5, 6, 7), (70, 71, 4, STOP, 5, 6, 7)),
+    }
+    missing = {tuple(sample(0, seed, context_tokens=3)[1]) for seed in range(20)}
+    assert missing == {(70, 71, 4, STOP)}
+
+
+def test_some_sentences_are_cut():
+    queries = [np.arange(20)] * 400
+    cut = ict.shorten_some(queries, np.random.default_rng(0), 0.5, 8)
+    lengths = [len(query) for query in cut]
+    assert set(lengths) == {5, 6, 7, 8, 20}
+    assert 150 < lengths.count(20) < 250
+    assert all((query == np.arange(len(query))).all() for query in cut)
+
+
+def test_passages_may_be_read_without_titles():
+    passages = ict.without_titles(table())
+    assert passages.title_lengths.tolist() == [0, 0, 0]
+    assert passages.offsets.tolist() == [0, 9, 12, 12]
+    assert passages.token_ids.tolist() == [1, 2, 3, STOP, 4, STOP, 5, 6, 7, 8, 8, 8]
+
+
+def test_titles_are_known_by_how_they_begin_and_end():
+    titles = [[5, 6], [5, 6, 7], [5], [], [7, 5, 6]]
+    some = make_token_table(titles, [[6]] * 5)
+    begins = ict.has_in_title(some, [5, 6], at_end=False)
+    ends = ict.has_in_title(some, [5, 6], at_end=True)
+    assert begins.tolist() == [True, True, False, False, False]
+    assert ends.tolist() == [True, False, False, False, True]
+
+
 def test_equal_titles_have_equal_numbers():
     passages = make_token_table([[1, 2], [1], [1, 2], [], []], [[3]] * 5)
     assert ict.number_titles(passages).tolist() == [0, 1, 0, 3, 4]
@@ -92,6 +143,7 @@ def batch(titles):
         "query_tokens": jnp.array([[1, 0], [0, 2]], jnp.int32),
         "passage_tokens": jnp.array([[3, 0], [1, 1]], jnp.int32),
         "title_numbers": jnp.array(titles, jnp.int32),
+        "is_removed": jnp.array([True, False]),
     }
 
 
@@ -114,6 +166,18 @@ def test_loss_by_hand(symmetric):
     loss, metrics = loss_of(ict.Ict(symmetric=symmetric), batch([0, 1]))
     np.testing.assert_allclose(loss, want, rtol=1e-6)
     np.testing.assert_allclose(metrics["query_loss"], (first + second) / 2, rtol=1e-6)
+    assert (metrics["masked_accuracy"], metrics["unmasked_accuracy"]) == (1, 1)
+
+
+def test_accuracy_of_sentences_taken_out_and_left_in():
+    # Scores [[3, 1], [2, 2]]: of equal ones the first is best, and not its own.
+    tied = batch([0, 1]) | {"query_tokens": jnp.array([[1, 0], [0, 2]], jnp.int32)}
+    tied["passage_tokens"] = jnp.array([[3, 1], [1, 1]], jnp.int32)
+    _, metrics = loss_of(ict.Ict(), tied)
+    assert (metrics["masked_accuracy"], metrics["unmasked_accuracy"]) == (1, 0)
+    tied["is_removed"] = jnp.array([True, True])
+    _, metrics = loss_of(ict.Ict(), tied)
+    assert (metrics["masked_accuracy"], metrics["unmasked_accuracy"]) == (0.5, 0)
 
 
 def test_passages_of_one_title_are_no_negatives():
@@ -121,9 +185,11 @@ def test_passages_of_one_title_are_no_negatives():
     np.testing.assert_allclose(loss, 0.0, atol=1e-6)
 
 
-def test_a_temperature_of_zero_is_refused():
+def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ConfigError, match="temperature is 0"):
         ict.Ict(temperature=0)
+    with pytest.raises(ConfigError, match="without titles"):
+        ict.Ict(around_sentence=True)
 
 
 def gradient(problem, params, num_chunks):
@@ -161,3 +227,36 @@ def test_a_batch_in_chunks_has_the_gradient_of_the_whole(tiny, tiny_evidence):
         )
     with pytest.raises(ConfigError, match="NUM_MICROBATCHES is 3"):
         method.check(space, 8, num_chunks=3)
+
+
+def test_megatrons_form_and_pages_of_lists(tiny, tmp_path):
+    some = [
+        dataclasses.replace(one, title=title)
+        for one, title in zip(
+            tiny.SOME_PASSAGES[:9],
+            ["List of t1", "Index of", "Outline of t2", "t3 (disambiguation)"]
+            + ["The list of t4"] * 5,
+            strict=True,
+        )
+    ]
+    store = tiny.build_evidence(tmp_path / "store", some)
+    space = tiny.make_workspace(store, partitioning.make_mesh(1), tiny.bag_encoder())
+    method = ict.Ict(
+        skip_lists=True,
+        with_titles=False,
+        around_sentence=True,
+        short_query_probability=0.1,
+        remove_probability=0.9,
+        max_passage_tokens=12,
+    )
+    with pytest.raises(ConfigError, match="there are 5"):
+        method.check(space, 6)
+    arrays = method.bind(space, batch_size=5, seed=0).make_batch(0)
+    # Whole sentences alone: what is read ends as a sentence does, then [SEP].
+    (end,) = space.tokenizers["retriever"].encode_batch(["."])[0]
+    for row in np.asarray(arrays["passage_tokens"]):
+        ids = row[row > 0]
+        assert len(ids) <= 12
+        assert ids[-2] in (end, ids[0])
+    numbers = np.asarray(arrays["title_numbers"])
+    assert (numbers == numbers[0]).all()
