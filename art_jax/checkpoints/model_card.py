@@ -205,6 +205,7 @@ def _reading(retriever: SavedRetriever, trained_query_tokens: int) -> str:
         + (", then divided by its length." if encoder.normalize else "."),
         f"- Similarity: {similarity(encoder)}.",
     ]
+    lines += [_question_form(retriever, name) for name in retriever.query_forms]
     text = "\n".join(lines) + (
         '\n\nGive a passage as one string, `title + " [SEP] " + text`: the tokenizer '
         "reads `[SEP]` as the special token. Where a text itself holds `[SEP]`, take "
@@ -216,6 +217,24 @@ def _reading(retriever: SavedRetriever, trained_query_tokens: int) -> str:
             "One encoder has one limit here, which is that of passages.\n"
         )
     return text
+
+
+def _question_form(retriever: SavedRetriever, name: str) -> str:
+    """What has to be done to a question of a task before it is encoded."""
+    form = retriever.query_forms[name]
+    parts = []
+    if form.marker:
+        parts.append(f"put token {retriever.special_ids[form.marker]} behind [CLS]")
+    if form.suffix:
+        parts.append(f"end them in {_plain(form.suffix)}")
+    if form.special:
+        tokens = (
+            f"{one} is token {retriever.special_ids[one]}" for one in form.special
+        )
+        parts.append(", ".join(tokens))
+    if form.keep_mention:
+        parts.append("of long ones give the part around the mention")
+    return f"- Questions of task {_plain(name)}: {'; '.join(parts) or 'as they are'}."
 
 
 def _facts(training: Mapping[str, Any]) -> str:

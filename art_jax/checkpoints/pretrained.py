@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 from art_jax import partitioning
 from art_jax.checkpoints import tensors
 from art_jax.checkpoints.param_shapes import require_shapes
+from art_jax.data.query_forms import QueryForm
 from art_jax.data.tokenizers import WordPieceTokenizer
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.models.bert import BertConfig
-from art_jax.models.dual_encoder import DualEncoder
+from art_jax.models.dual_encoder import DualEncoder, stack_towers
 from art_jax.types import Params
 
 # What a BERT's weights decide: an encoder that was asked for has it all or is another.
@@ -50,6 +51,11 @@ class PretrainedRetriever:
     max_query_tokens: Q.
     max_passage_tokens: L.
     training: facts about how it was made, JSON values.
+    query_towers: names of the question towers where there are several, whose arrays
+        are stacked then.
+    query_token_id: see `DualEncoder`.
+    query_forms: how questions of each task are read, by name.
+    special_ids: ids of the texts that are one piece in them, by text.
     """
 
     format: str
@@ -62,6 +68,10 @@ class PretrainedRetriever:
     max_query_tokens: int | None = None
     max_passage_tokens: int | None = None
     training: Mapping = dataclasses.field(default_factory=dict)
+    query_towers: tuple[str, ...] = ()
+    query_token_id: int | None = None
+    query_forms: Mapping[str, QueryForm] = dataclasses.field(default_factory=dict)
+    special_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def is_shared(self) -> bool:
@@ -82,6 +92,8 @@ def encoder_of(found: PretrainedRetriever, *, pooling: str = "cls") -> DualEncod
         shared=found.is_shared,
         projection_dim=found.projection_dim,
         normalize=bool(found.normalize),
+        query_towers=found.query_towers,
+        query_token_id=found.query_token_id,
     )
 
 
@@ -107,7 +119,7 @@ def fit_encoder(
 
     Sizes and form must be the same in both. Vocabulary, pooling, normalisation and
     projection are the files' where they say any; dropout, dtype, remat, and whether
-    one tower becomes two, are `wanted`'s.
+    one tower becomes two, or one question tower several, are `wanted`'s.
 
     Args:
         found: what the files say.
@@ -115,8 +127,8 @@ def fit_encoder(
         source: where the files are, for errors.
 
     Raises:
-        ConfigError: the files hold a model of another size or form, or two towers
-            where one is wanted.
+        ConfigError: the files hold a model of another size or form, or more towers
+            than are wanted, or others.
     """
     differences = [
         f"its {name} is {getattr(found.config, name)}, not "
@@ -136,6 +148,13 @@ def fit_encoder(
             "passages: set DualEncoder.shared to False, since one cannot stand for "
             "both."
         )
+    if found.query_towers and found.query_towers != wanted.query_towers:
+        raise ConfigError(
+            f"{source} ({found.format}) has question towers "
+            f"{', '.join(found.query_towers)}, not "
+            f"{', '.join(wanted.query_towers) or 'one for all'}: set "
+            "DualEncoder.query_towers to its own, in this order."
+        )
     held = {name: getattr(found.config, name) for name in _HELD}
     return dataclasses.replace(
         wanted,
@@ -143,6 +162,11 @@ def fit_encoder(
         pooling=found.pooling or wanted.pooling,
         normalize=wanted.normalize if found.normalize is None else found.normalize,
         projection_dim=found.projection_dim or wanted.projection_dim,
+        query_token_id=(
+            wanted.query_token_id
+            if found.query_token_id is None
+            else found.query_token_id
+        ),
     )
 
 
@@ -167,9 +191,17 @@ def load_params(
     Raises:
         CorruptError: the files' arrays do not fit what they say of themselves.
     """
+    on_mesh = partitioning.replicated(mesh)
+    num_towers = len(encoder.query_towers)
+    if num_towers and not found.query_towers:
+        single = dataclasses.replace(encoder, query_towers=())
+        params = load_params(found, single, mesh, source, key=key)
+        stack = jax.jit(
+            lambda tower: stack_towers(tower, num_towers), out_shardings=on_mesh
+        )
+        return {**params, "query": stack(params["query"])}
     wanted = jax.eval_shape(encoder.init, jax.random.key(0))
     if key is not None:
-        on_mesh = partitioning.replicated(mesh)
         wanted = jax.jit(encoder.init, out_shardings=on_mesh)(key)
     return {
         name: _fill(

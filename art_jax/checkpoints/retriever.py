@@ -9,6 +9,7 @@ manifest.json
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,8 +20,10 @@ from art_jax import atomic, manifest, partitioning
 from art_jax.checkpoints import pretrained
 from art_jax.checkpoints.pretrained import PretrainedRetriever
 from art_jax.checkpoints.tensor_files import open_safetensors, write_safetensors
-from art_jax.data.layouts import Layout
+from art_jax.data.layouts import Layout, layout_token_lists
+from art_jax.data.query_forms import PLAIN, QueryForm, encode_queries
 from art_jax.data.question_table import query_layout
+from art_jax.data.questions import Question
 from art_jax.data.tokenizers import (
     WordPieceTokenizer,
     load_tokenizer,
@@ -50,6 +53,9 @@ class SavedRetriever:
     max_query_tokens: Q.
     max_passage_tokens: L.
     training: facts about how it was made, JSON values.
+    query_forms: how it reads the questions of each task it knows, by name; none: any
+        question as it is.
+    special_ids: ids of the texts that are one piece in them, by text.
     """
 
     encoder: DualEncoder
@@ -58,6 +64,47 @@ class SavedRetriever:
     max_query_tokens: int
     max_passage_tokens: int
     training: dict = dataclasses.field(default_factory=dict)
+    query_forms: Mapping[str, QueryForm] = dataclasses.field(default_factory=dict)
+    special_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def of_task(self, name: str) -> "SavedRetriever":
+        """The retriever of one of its tasks: one question tower, one way to read.
+
+        Raises:
+            ConfigError: it knows no such task.
+        """
+        if name not in self.query_forms:
+            raise ConfigError(
+                f"the retriever knows no task {name!r}: choose of "
+                f"{', '.join(self.query_forms) or 'none'}."
+            )
+        form = self.query_forms[name]
+        encoder, params = self.encoder, self.params
+        if encoder.query_towers:
+            encoder, params = encoder.with_tower(params, form.tower)
+        return dataclasses.replace(
+            self, encoder=encoder, params=params, query_forms={name: form}
+        )
+
+    @property
+    def query_form(self) -> QueryForm:
+        """How it reads a question that nothing is known of: as of its only task."""
+        forms = [*self.query_forms.values()]
+        return forms[0] if len(forms) == 1 else PLAIN
+
+    def query_tokens(self, questions: Sequence[Question]) -> np.ndarray:
+        """Token rows of questions, read by `query_form`; [n, Q] int32."""
+        if self.query_form == PLAIN:
+            ids = self.tokenizer.encode_batch([one.text for one in questions])
+        else:
+            ids = encode_queries(
+                questions,
+                self.query_form,
+                tokenizer=self.tokenizer,
+                special_ids=self.special_ids,
+                max_tokens=self.max_query_tokens,
+            )
+        return layout_token_lists(self.query_layout, ids)
 
     @property
     def query_layout(self) -> Layout:
@@ -79,6 +126,11 @@ def save_retriever(directory: pathlib.Path, retriever: SavedRetriever) -> None:
             "max_query_tokens": retriever.max_query_tokens,
             "max_passage_tokens": retriever.max_passage_tokens,
             "training": retriever.training,
+            "query_forms": {
+                name: dataclasses.asdict(form)
+                for name, form in retriever.query_forms.items()
+            },
+            "special_ids": dict(retriever.special_ids),
         }
         atomic.write_text(folder / _CONFIG, json.dumps(config, indent=1))
         flat = traverse_util.flatten_dict(retriever.params, sep="/")
@@ -112,6 +164,8 @@ def load_retriever(directory: pathlib.Path, mesh: Mesh) -> SavedRetriever:
         max_query_tokens=found.max_query_tokens,
         max_passage_tokens=found.max_passage_tokens,
         training=dict(found.training),
+        query_forms=found.query_forms,
+        special_ids=found.special_ids,
     )
 
 
@@ -131,6 +185,12 @@ def open_retriever(directory: pathlib.Path) -> PretrainedRetriever:
             name: config[name] for name in ("max_query_tokens", "max_passage_tokens")
         }
         training = config["training"]
+        # Folders written before there were tasks have neither.
+        forms = {
+            name: QueryForm(**fields)
+            for name, fields in config.get("query_forms", {}).items()
+        }
+        special_ids = dict(config.get("special_ids", {}))
     except (TypeError, KeyError) as error:
         raise CorruptError(
             f"{directory / _CONFIG} describes an encoder this art_jax does not "
@@ -153,6 +213,10 @@ def open_retriever(directory: pathlib.Path) -> PretrainedRetriever:
         projection_dim=encoder.projection_dim,
         tokenizer=load_tokenizer(directory / "tokenizer"),
         training=training,
+        query_towers=encoder.query_towers,
+        query_token_id=encoder.query_token_id,
+        query_forms=forms,
+        special_ids=special_ids,
         **lengths,
     )
 

@@ -47,7 +47,7 @@ from art_jax.evaluation.evaluator import TaskResult
 from art_jax.evaluation.report import format_table as format_table
 from art_jax.evaluation.systems import System
 from art_jax.index import bm25
-from art_jax.index.retriever import Retriever
+from art_jax.index.retriever import Retriever, retriever_of
 from art_jax.types import SearchResults
 
 # Where no retriever reads the questions, nobody looks at their tokens.
@@ -287,9 +287,13 @@ class Places:
                 "give a RUN to measure; or --bm25 with --passages or --beir; or "
                 "--rankings FILE."
             )
-        return self._load_retriever(
+        retriever = self._load_retriever(
             run, assignment.passages, assignment.is_beir, is_ann
         )
+        is_measured = run == self.options.run
+        given = self.options.query_task if is_measured else None
+        named = assignment.task if self.options.task else ""
+        return retriever_of(retriever, given, named)
 
     def _load_retriever(
         self, run: str, passages: pathlib.Path | None, is_beir: bool, is_ann: bool

@@ -43,7 +43,7 @@ def run(options) -> None:
     elif formats.is_t5(source):
         export_t5(source, target, options.to)
     else:
-        export_retriever(source, target, options.to)
+        export_retriever(source, target, options.to, options.query_task)
     print(target)
 
 
@@ -79,14 +79,41 @@ def export_t5(source: pathlib.Path, target: pathlib.Path, to: str) -> None:
         manifest.write_manifest(folder, {"kind": "export", "to": to})
 
 
-def export_retriever(source: pathlib.Path, target: pathlib.Path, to: str) -> None:
-    """Writes a retriever for another tool, with a model card and test vectors."""
+def export_retriever(
+    source: pathlib.Path, target: pathlib.Path, to: str, query_task: str | None = None
+) -> None:
+    """Writes a retriever for another tool, with a model card and test vectors.
+
+    Args:
+        source: the retriever.
+        target: a new folder.
+        to: of `RETRIEVER_WRITERS`.
+        query_task: of several tasks the one whose question tower is written.
+
+    Raises:
+        ConfigError: there is no such format or task; or the retriever has a question
+            tower for each family of tasks, of which no format holds more than one, or
+            reads its vectors off at a token, which none can say.
+    """
     if to not in RETRIEVER_WRITERS:
         raise ConfigError(
             f"{source} is a retriever: export it --to {', '.join(RETRIEVER_WRITERS)}."
         )
     metrics = read_metrics(source)
     model = import_weights.read_retriever(source)
+    if query_task is not None:
+        model = model.of_task(query_task)
+    if model.encoder.query_towers:
+        raise ConfigError(
+            f"the retriever has question towers {', '.join(model.encoder.query_towers)}"
+            f", and {to} holds one: say which with --query_task, of "
+            f"{', '.join(model.query_forms)}."
+        )
+    if model.encoder.query_token_id is not None:
+        raise ConfigError(
+            "the retriever reads a question's vector off at a token of its own, for "
+            f"which {to} has no place: it cannot be exported."
+        )
     model = dataclasses.replace(model, params=tensors.to_host(model.params))
     with atomic.building_directory(target) as folder:
         RETRIEVER_WRITERS[to](folder, model)

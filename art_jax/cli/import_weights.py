@@ -101,6 +101,8 @@ def read_retriever(
             encoder.config.max_positions,
         ),
         training=training,
+        query_forms=found.query_forms,
+        special_ids=found.special_ids,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from art_jax.errors import ConfigError
 from art_jax.evaluation import runs
-from art_jax.index.retriever import Retriever
+from art_jax.index.retriever import Retriever, retriever_of
 from art_jax.types import SearchResults
 
 SNIPPET_CHARACTERS = 160
@@ -24,22 +24,37 @@ def run(options) -> None:
         raise ConfigError(f"-k is {options.k}: ask for at least one passage.")
     if options.queries is not None:
         search_file(
-            options.run, options.queries, options.run_file, options.k, options.ann
+            options.run,
+            options.queries,
+            options.run_file,
+            options.k,
+            options.ann,
+            options.query_task,
         )
         return
     for line in search_one(
-        options.run, options.question, options.k, options.json, options.ann
+        options.run,
+        options.question,
+        options.k,
+        options.json,
+        options.ann,
+        options.query_task,
     ):
         print(line)
 
 
 def search_one(
-    run_dir: str, question: str, k: int, as_json: bool = False, ann: bool = False
+    run_dir: str,
+    question: str,
+    k: int,
+    as_json: bool = False,
+    ann: bool = False,
+    query_task: str | None = None,
 ) -> Iterable[str]:
     """Yields one line a passage: rank, score, title and the start of the text."""
     if not question.strip():
         raise ConfigError("the question is empty.")
-    retriever = Retriever.load(run_dir, ann=ann)
+    retriever = retriever_of(Retriever.load(run_dir, ann=ann), query_task)
     found = retriever.search([question], k)
     for rank, (score, row) in enumerate(
         zip(found.scores[0], found.rows[0], strict=True), start=1
@@ -65,13 +80,18 @@ def search_one(
 
 
 def search_file(
-    run_dir: str, queries: str, run_file: str, k: int, ann: bool = False
+    run_dir: str,
+    queries: str,
+    run_file: str,
+    k: int,
+    ann: bool = False,
+    query_task: str | None = None,
 ) -> None:
     """Writes a TREC run with the k best passages of each question of a file."""
     from art_jax.data.questions import read_questions
 
     questions = list(read_questions(queries))
-    retriever = Retriever.load(run_dir, ann=ann)
+    retriever = retriever_of(Retriever.load(run_dir, ann=ann), query_task)
     found = retriever.search([question.text for question in questions], k)
     ids = [question.question_id for question in questions]
     run_of_file = make_run(ids, found, retriever.evidence.passage_id)

@@ -13,6 +13,7 @@ from art_jax.checkpoints import formats, pretrained
 from art_jax.checkpoints.pretrained import PretrainedRetriever
 from art_jax.checkpoints.retriever import SavedRetriever, save_retriever
 from art_jax.cli import gin_flags, train_t5
+from art_jax.cli.dev_questions import evaluate_questions, evaluate_tasks
 from art_jax.cli.run_folder import (
     Clock,
     check_model_dir,
@@ -24,6 +25,11 @@ from art_jax.data import statistics, tokenizers
 from art_jax.data.evidence import EvidenceStore, build_or_load_evidence, load_evidence
 from art_jax.data.layouts import layout_lengths
 from art_jax.data.passages import read_passages
+from art_jax.data.query_forms import (
+    QueryForm,
+    find_special_ids,
+    with_unused_pieces,
+)
 from art_jax.data.question_table import (
     QuestionTable,
     has_split,
@@ -31,14 +37,8 @@ from art_jax.data.question_table import (
     read_question_table,
 )
 from art_jax.errors import ConfigError
-from art_jax.evaluation import measures
 from art_jax.index.refresh import Refresher, refresh
-from art_jax.index.retriever import (
-    Retriever,
-    build_encode_query,
-    encode_tokens,
-    search_queries,
-)
+from art_jax.index.retriever import Retriever
 from art_jax.index.rows import place_rows, stream_rows
 from art_jax.index.search_options import SearchOptions
 from art_jax.index.table import save_table
@@ -48,7 +48,6 @@ from art_jax.training import hooks, preemption
 from art_jax.training.stage import Stage, run_stage
 from art_jax.types import Params
 
-DEV_DEPTHS = (1, 5, 20, 100)
 _DEFAULT_SEARCH = SearchOptions()
 
 
@@ -103,6 +102,8 @@ def train(
     search_method: str = "auto",
     embed_chunk_tokens: int | None = None,
     dev_split: str = "dev",
+    dev_tasks: Sequence[str] = (),
+    query_token: str | None = None,
 ) -> TrainedRun:
     """Trains a retriever through its stages and writes it with its index.
 
@@ -136,6 +137,11 @@ def train(
         embed_chunk_tokens: tokens a device embeds at a time; None: what devices of
             this kind do best with.
         dev_split: held-out questions to choose the best step by, if the task has it.
+        dev_tasks: SeqIO tasks or mixtures whose held-out questions choose the step in
+            its place: each is read as the retriever reads its task, and measured alone
+            and in the mean, see `dev_questions`.
+        query_token: a text that is one piece in questions; the vector of one that has
+            it is read off there, and not at [CLS].
     """
     folder = pathlib.Path(model_dir)
     check_model_dir(folder)
@@ -148,11 +154,15 @@ def train(
             start = formats.open_retriever(initial_checkpoint_path)
             report(f"starting from {initial_checkpoint_path}: {start.format}")
             encoder = pretrained.fit_encoder(start, encoder, initial_checkpoint_path)
+        forms = query_forms(stages, start)
         make_retriever_tokenizer = retriever_tokenizer(
-            vocabulary, vocab_size, start, initial_checkpoint_path
+            vocabulary, vocab_size, start, initial_checkpoint_path, forms.values()
         )
         made = make_tokenizers(folder, passages, stages, make_retriever_tokenizer)
         is_trained = vocabulary is None and start is None
+        special_ids = find_special_ids(forms.values(), made[RETRIEVER])
+        if query_token is not None:
+            encoder = read_off_at(encoder, query_token, special_ids)
         evidence = make_evidence(folder, passages, made)
         clock.lap("evidence")
         workspace = make_workspace(
@@ -167,14 +177,22 @@ def train(
             stream_tokens=stream_tokens,
             search=SearchOptions(search_method),
         )
-        dev = read_queries(made, mixture_or_task_name, dev_split, task_feature_lengths)
         refresher = make_refresher(workspace, table_dtype, embed_chunk_tokens)
         params = initial_params(
             workspace, stages[0].seed, start, initial_checkpoint_path
         )
         if weigh_rare_tokens and start is None:
             params = weighted_by_rarity(workspace, params)
-        initial = saved_retriever(workspace, params, task_feature_lengths, {})
+        initial = saved_retriever(
+            workspace, params, task_feature_lengths, {}, forms, special_ids
+        )
+        if dev_tasks:
+            evaluate = evaluate_tasks(workspace, initial, dev_tasks, dev_split)
+        else:
+            dev = read_queries(
+                made, mixture_or_task_name, dev_split, task_feature_lengths
+            )
+            evaluate = None if dev is None else evaluate_questions(workspace, dev)
         if jax.process_index() == 0:
             write_facts(folder, params)
         clock.lap("setup")
@@ -193,7 +211,7 @@ def train(
                 refresher=refresher,
                 passage_side=passage_side,
                 directory=folder / stage.name,
-                evaluate=None if dev is None else make_evaluate(workspace, dev),
+                evaluate=evaluate,
                 report=report,
             )
             clock.lap(stage.name)
@@ -203,7 +221,7 @@ def train(
             "passages": evidence.num_passages,
             "initial_checkpoint": None if start is None else start.format,
         }
-        final = saved_retriever(workspace, params, task_feature_lengths, training)
+        final = dataclasses.replace(initial, params=params, training=training)
         retriever = write_retriever(folder, final, refresher, evidence, stages[-1])
         clock.lap("index")
     report(f'done. Search it: art-jax search {model_dir} "your question"')
@@ -241,6 +259,7 @@ def retriever_tokenizer(
     vocab_size: int,
     start: PretrainedRetriever | None,
     source: object,
+    forms: Iterable[QueryForm] = (),
 ) -> Callable[[Iterable[str]], Any]:
     """Returns what makes the retriever's tokeniser from the passages' texts.
 
@@ -251,6 +270,7 @@ def retriever_tokenizer(
         vocab_size: of one that is learnt.
         start: what training starts from, or None.
         source: where that is.
+        forms: of questions; one that is learnt is given rows for their markers.
 
     Raises:
         ConfigError: there is no such file, or the retriever to start from has another
@@ -266,7 +286,9 @@ def retriever_tokenizer(
         return lambda texts: held
     if vocabulary:
         return lambda texts: tokenizers.load_wordpiece(vocabulary)
-    return lambda texts: tokenizers.train_wordpiece(texts, vocab_size)
+    return lambda texts: with_unused_pieces(
+        tokenizers.train_wordpiece(texts, vocab_size), forms
+    )
 
 
 def choose_tokenizer(
@@ -441,27 +463,42 @@ def weighted_by_rarity(workspace: Workspace, params: Params) -> Params:
     return partitioning.put_tree(weighted, partitioning.replicated(workspace.mesh))
 
 
-def make_evaluate(workspace: Workspace, questions: QuestionTable):
-    """Returns `evaluate(run) -> measures` on held-out questions and the run's table."""
-    encode = build_encode_query(workspace.encoder)
-    num_rows = workspace.evidence.num_passages
-    depths = [k for k in DEV_DEPTHS if k <= num_rows]
+def query_forms(
+    stages: Sequence[Stage], start: PretrainedRetriever | None
+) -> dict[str, QueryForm]:
+    """Returns how questions of each task are read, as the stages say and `start` did.
 
-    def evaluate(run) -> dict[str, float]:
-        queries = encode_tokens(
-            encode, run.train.params, questions.tokens, workspace.mesh
-        )
-        found = search_queries(run.table, queries, k=depths[-1])
-        values = measures.evaluate_questions(
-            questions, found.rows, workspace.evidence.passage, depths
-        )
-        return {name: v for name, v in values.items() if name != "num_questions"}
+    A stage's own tasks come before those that the retriever brings.
+    """
+    forms = {} if start is None else dict(start.query_forms)
+    for stage in stages:
+        forms |= getattr(stage.method, "query_forms", {})
+    return forms
 
-    return evaluate
+
+def read_off_at(
+    encoder: DualEncoder, query_token: str, special_ids: Mapping[str, int]
+) -> DualEncoder:
+    """Returns the encoder that reads a question's vector off at a token.
+
+    Raises:
+        ConfigError: no task's questions have such a piece.
+    """
+    if query_token not in special_ids:
+        raise ConfigError(
+            f"query_token is {query_token!r}, which is a piece of no task's questions: "
+            "name it in ExampleSet.special."
+        )
+    return dataclasses.replace(encoder, query_token_id=special_ids[query_token])
 
 
 def saved_retriever(
-    workspace: Workspace, params: Params, lengths: Mapping[str, int], training: dict
+    workspace: Workspace,
+    params: Params,
+    lengths: Mapping[str, int],
+    training: dict,
+    forms: Mapping[str, QueryForm],
+    special_ids: Mapping[str, int],
 ) -> SavedRetriever:
     """Returns the workspace's encoder with these parameters, ready to be saved."""
     return SavedRetriever(
@@ -471,6 +508,8 @@ def saved_retriever(
         max_query_tokens=lengths["query"],
         max_passage_tokens=lengths["passage"],
         training=training,
+        query_forms=forms,
+        special_ids=special_ids,
     )
 
 

@@ -105,6 +105,19 @@ def with_unused_pieces(
     return dataclasses.replace(tokenizer, pieces=(*tokenizer.pieces, *missing))
 
 
+def find_task(name: str, forms: Mapping[str, QueryForm]) -> str | None:
+    """The task that a SeqIO task is of, such as "nq" of "multikilt_nq_1024"; or None.
+
+    Its name is the task's, maybe behind a family's and before a number of examples.
+    """
+    found = [
+        task
+        for task in forms
+        if re.fullmatch(rf"(.*_)?{re.escape(task)}(_\d+k?)?", name)
+    ]
+    return max(found, key=len, default=None)
+
+
 def query_text(text: str, suffix: str) -> str:
     """A question with plain apostrophes and the suffix, where it does not end in it."""
     text = text.replace("’", "'")

@@ -9,6 +9,7 @@ import numpy as np
 
 from art_jax.data.evidence import EvidenceStore
 from art_jax.data.passages import Passage
+from art_jax.data.query_forms import PLAIN
 from art_jax.data.question_table import QuestionTable
 from art_jax.data.tokenizers import WordPieceTokenizer
 from art_jax.errors import ConfigError
@@ -48,7 +49,7 @@ def dense_system(retriever: Retriever, k: int) -> System:
     reached = min(k, retriever.evidence.num_passages)
 
     def retrieve(questions: QuestionTable) -> np.ndarray:
-        queries = retriever.encode_query_tokens(questions.tokens)
+        queries = encode_questions(retriever, questions)
         found = search_queries(retriever.table, queries, k=reached)
         return candidates.of_search(found, retriever.evidence.passage, k)
 
@@ -58,6 +59,9 @@ def dense_system(retriever: Retriever, k: int) -> System:
     else:
         search = {"method": "dot_product", "exact": True}
         name, words = "retriever", ""
+    tasks = [*retriever.model.query_forms]
+    if len(tasks) == 1:
+        search = {**search, "query_task": tasks[0]}
     return System(name, retrieve, search, **_reader(retriever), words=words)
 
 
@@ -112,7 +116,7 @@ def fusion_system(
 
     def retrieve(questions: QuestionTable) -> np.ndarray:
         index = bm25.open_bm25(evidence, settings)
-        queries = retriever.encode_query_tokens(questions.tokens)
+        queries = encode_questions(retriever, questions)
         parts = []
         # A few questions at a time: each has up to 2 x depth passages.
         for start in range(0, questions.num_questions, _QUESTIONS_AT_ONCE):
@@ -193,6 +197,14 @@ def file_system(
         {**search, "missing": missing},
         predict if is_prediction else None,
     )
+
+
+def encode_questions(retriever: Retriever, questions: QuestionTable) -> np.ndarray:
+    """Embeddings of questions, [n, D], read as the retriever's task has them read."""
+    if retriever.model.query_form == PLAIN:
+        return retriever.encode_query_tokens(questions.tokens)
+    tokens = retriever.model.query_tokens(questions.questions)
+    return retriever.encode_query_tokens(tokens)
 
 
 def _reader(retriever: Retriever) -> dict[str, Any]:

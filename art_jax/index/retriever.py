@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from art_jax import atomic, partitioning
 from art_jax.checkpoints.retriever import SavedRetriever, load_retriever
 from art_jax.data.evidence import EvidenceStore, load_evidence
-from art_jax.data.layouts import layout_token_lists
+from art_jax.data.query_forms import find_task
+from art_jax.data.questions import Question
 from art_jax.errors import ConfigError
 from art_jax.index import ann as approximate
 from art_jax.index import embed
@@ -71,11 +72,16 @@ class Retriever:
             )
         return cls(model, table, evidence, mesh)
 
+    def of_task(self, name: str) -> "Retriever":
+        """Returns what answers the questions of one task, see `SavedRetriever`."""
+        return dataclasses.replace(self, model=self.model.of_task(name))
+
     def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
-        """Returns embeddings of questions, [n, D] float32."""
-        tokens = layout_token_lists(
-            self.model.query_layout, self.model.tokenizer.encode_batch(list(questions))
-        )
+        """Returns embeddings of questions, [n, D] float32.
+
+        A retriever of one task, see `of_task`, reads them as that task's.
+        """
+        tokens = self.model.query_tokens([Question("", text) for text in questions])
         return self.encode_query_tokens(tokens)
 
     def encode_query_tokens(self, tokens: np.ndarray) -> np.ndarray:
@@ -87,6 +93,38 @@ class Retriever:
     def search(self, questions: Sequence[str], k: int = 5) -> SearchResults:
         """Returns the k best rows for each question, [n, k] NumPy arrays."""
         return search_queries(self.table, self.encode_queries(questions), k=k)
+
+
+def retriever_of(
+    retriever: Retriever, query_task: str | None, seqio_task: str = ""
+) -> Retriever:
+    """Returns the retriever as it reads the questions of a task.
+
+    Args:
+        retriever: of any number of tasks.
+        query_task: one of them; None: that of the SeqIO task.
+        seqio_task: where the questions are from, such as "kilt_nq", which is of task
+            "nq"; of one that the retriever was not trained on they are read as they
+            are. "": from nowhere, so they are of its only task, if it has but one.
+
+    Raises:
+        ConfigError: it has no such task; or it has several question towers and
+            nothing says which one is to be taken.
+    """
+    model = retriever.model
+    name = query_task or find_task(seqio_task, model.query_forms)
+    if name is not None:
+        return retriever.of_task(name)
+    if model.encoder.query_towers:
+        raise ConfigError(
+            f"{f'{seqio_task!r} is none' if seqio_task else 'nothing says which'} of "
+            f"the retriever's tasks, {', '.join(model.query_forms)}, and each is read "
+            "by a question tower: choose one with --query_task."
+        )
+    if not seqio_task:
+        return retriever
+    plain = dataclasses.replace(model, query_forms={})
+    return dataclasses.replace(retriever, model=plain)
 
 
 def search_queries(

@@ -183,3 +183,32 @@ def test_an_array_that_is_gone_is_never_drawn_anew():
     found = dataclasses.replace(found, towers={"shared": {"encoder": encoder}})
     with pytest.raises(CorruptError, match="embedding_norm.*missing"):
         load(found, pretrained.encoder_of(found), key=jax.random.key(0))
+
+
+def test_question_towers_start_from_the_one_there_is():
+    found = make_found(two=True)
+    wanted = DualEncoder(CONFIG, query_towers=("a", "b", "c"))
+    encoder = pretrained.fit_encoder(found, wanted, "there")
+    assert encoder.query_towers == ("a", "b", "c")
+    params = load(found, encoder)
+    want = tensors.to_host(found.towers["query"])
+    for tower in range(3):
+        part = jax.tree.map(lambda leaf: leaf[tower], params["query"])  # noqa: B023
+        jax.tree.map(np.testing.assert_array_equal, part, want)
+    assert_equal(params["passage"], found.towers["passage"])
+
+
+def test_question_towers_of_files_are_kept_as_they_are():
+    encoder = DualEncoder(CONFIG, query_towers=("a", "b"), query_token_id=4)
+    params = init(encoder, 0)
+    found = make_found(
+        towers=in_files(params), query_towers=("a", "b"), query_token_id=4
+    )
+    assert pretrained.encoder_of(found) == encoder
+    wanted = dataclasses.replace(encoder, query_token_id=None)
+    assert pretrained.fit_encoder(found, wanted, "there") == encoder
+    assert_equal(load(found, encoder), params)
+    for towers in ((), ("b", "a")):
+        other = dataclasses.replace(encoder, query_towers=towers)
+        with pytest.raises(ConfigError, match="has question towers a, b, not"):
+            pretrained.fit_encoder(found, other, "there")

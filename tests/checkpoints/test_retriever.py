@@ -1,5 +1,6 @@
 """A saved retriever is one folder that comes back bit for bit or names its fault."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,6 +11,8 @@ from art_jax import atomic, manifest, partitioning
 from art_jax.checkpoints import retriever
 from art_jax.checkpoints.tensors import FileTensor
 from art_jax.data import tokenizers
+from art_jax.data.query_forms import QueryForm
+from art_jax.data.questions import Question
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.models.bert import BertConfig
 from art_jax.models.dual_encoder import DualEncoder
@@ -176,3 +179,56 @@ def test_a_kill_leaves_the_old_retriever(saved, monkeypatch):
     assert retriever.load_retriever(saved, mesh).training == {"step": 3}
     saved.rename(saved.with_name(".retriever.replaced"))
     assert retriever.load_retriever(saved.parent, mesh).training == {"step": 3}
+
+
+FORMS = {
+    "nq": QueryForm(suffix="?", tower="qa"),
+    "fever": QueryForm(marker="[F]", special=("[SEP]",), tower="facts"),
+}
+
+
+@pytest.fixture(scope="module")
+def of_two_tasks():
+    encoder = dataclasses.replace(MADE.encoder, query_towers=("facts", "qa"))
+    rng = np.random.default_rng(0)
+    stack = jax.tree.map(lambda x: rng.normal(size=(2, *x.shape)), MADE.params["query"])
+    stack = jax.tree.map(lambda x: x.astype(np.float32), stack)
+    return dataclasses.replace(
+        MADE,
+        encoder=encoder,
+        params={**MADE.params, "query": stack},
+        query_forms=FORMS,
+        special_ids={"[F]": 4, "[SEP]": MADE.tokenizer.sep_id},
+    )
+
+
+def test_tasks_and_their_towers_come_back(of_two_tasks, tmp_path):
+    directory = tmp_path / "retriever"
+    retriever.save_retriever(directory, of_two_tasks)
+    loaded = retriever.load_retriever(directory, partitioning.make_mesh(1))
+    assert loaded.encoder == of_two_tasks.encoder
+    assert loaded.query_forms == FORMS
+    assert loaded.special_ids == of_two_tasks.special_ids
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, of_two_tasks.params)
+
+
+def test_one_task_of_several_has_one_tower_and_one_form(of_two_tasks):
+    one = of_two_tasks.of_task("nq")
+    assert one.encoder == MADE.encoder
+    jax.tree.map(
+        lambda got, stack: np.testing.assert_array_equal(got, stack[1]),
+        one.params["query"],
+        of_two_tasks.params["query"],
+    )
+    assert one.query_form == FORMS["nq"]
+    assert of_two_tasks.query_form == QueryForm()
+    question, asked = Question("q", "a table"), Question("q", "a table?")
+    (row,), (plain,), (asked_row,) = (
+        model.query_tokens([text]).tolist()
+        for model, text in ((one, question), (MADE, question), (MADE, asked))
+    )
+    assert row == asked_row != plain
+    (row,) = of_two_tasks.of_task("fever").query_tokens([question]).tolist()
+    assert row == [plain[0], 4, *plain[1:-1]]
+    with pytest.raises(ConfigError, match="no task 'wow': choose of nq, fever"):
+        of_two_tasks.of_task("wow")

@@ -1,5 +1,6 @@
 """`art-jax export`: what leaves can be read again, and says what it is."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -14,6 +15,7 @@ from art_jax import manifest
 from art_jax.checkpoints import formats, tensors
 from art_jax.checkpoints.retriever import SavedRetriever, load_retriever, save_retriever
 from art_jax.data import tokenizers
+from art_jax.data.query_forms import QueryForm
 from art_jax.models.bert import BertConfig
 from art_jax.models.dual_encoder import DualEncoder
 from art_jax.partitioning import make_mesh
@@ -184,3 +186,61 @@ def test_a_record_that_is_none_ends_in_4(art_jax, copy):
     assert code == 4
     assert "evaluate again" in err
     assert not (copy / "exports").exists()
+
+
+@pytest.fixture
+def of_two_tasks(copy):
+    """The run with two question towers, each of a task."""
+    made = load_retriever(copy, make_mesh(1))
+    forms = {
+        "nq": QueryForm(suffix="?", tower="a"),
+        "fever": QueryForm(marker="[F]", special=("[SEP]",), tower="b"),
+    }
+    query = made.params["query"]
+    save_retriever(
+        copy / "retriever",
+        dataclasses.replace(
+            made,
+            encoder=dataclasses.replace(made.encoder, query_towers=("a", "b")),
+            params={
+                **made.params,
+                "query": jax.tree.map(lambda x: np.stack([x * 2, x]), query),
+            },
+            query_forms=forms,
+            special_ids={"[F]": 7, "[SEP]": 3},
+        ),
+    )
+    return copy, made
+
+
+def test_of_several_question_towers_one_is_exported_by_name(
+    of_two_tasks, art_jax, tmp_path
+):
+    source, made = of_two_tasks
+    for to in RETRIEVER_FORMS:
+        result = art_jax("export", source, "--to", to)
+        assert result.code == 2
+        assert "holds one: say which with --query_task, of nq, fever" in result.err
+    target = tmp_path / "exported"
+    task = ("--query_task", "fever")
+    assert (
+        art_jax("export", source, "--to", "dpr", "--output_dir", target, *task).code
+        == 0
+    )
+    found = formats.open_retriever(target)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        tensors.to_host(found.towers["query"]),
+        tensors.to_host(made.params["query"]),
+    )
+    card = (target / "README.md").read_text()
+    assert "task fever: put token 7 behind [CLS]; [SEP] is token 3." in card
+
+
+def test_a_vector_read_off_at_a_token_has_no_other_form(copy, art_jax):
+    made = load_retriever(copy, make_mesh(1))
+    encoder = dataclasses.replace(made.encoder, query_token_id=5)
+    save_retriever(copy / "retriever", dataclasses.replace(made, encoder=encoder))
+    result = art_jax("export", copy, "--to", "dpr")
+    assert result.code == 2
+    assert "reads a question's vector off at a token" in result.err

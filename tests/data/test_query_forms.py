@@ -102,3 +102,20 @@ def test_rows_that_a_vocabulary_lacks():
     np.testing.assert_array_equal(
         bare.encode_batch(["who wrote it"]), grown.encode_batch(["who wrote it"])
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("kilt_nq", "nq"),
+        ("multikilt_nq_1024", "nq"),
+        ("kilt_trex_100k", "trex"),
+        ("nq", "nq"),
+        ("kilt_zeroshot_re", "zeroshot_re"),
+        ("nq_open", None),
+        ("kilt_wned", None),
+    ],
+)
+def test_tasks_are_told_by_the_names_of_seqio(name, want):
+    forms = dict.fromkeys(["re", "nq", "trex", "zeroshot_re"], QueryForm())
+    assert query_forms.find_task(name, forms) == want

@@ -14,6 +14,8 @@ from art_jax.checkpoints.retriever import SavedRetriever, save_retriever
 from art_jax.data import evidence, tokenizers
 from art_jax.data.layouts import layout_lengths
 from art_jax.data.passages import Passage
+from art_jax.data.query_forms import QueryForm
+from art_jax.data.questions import Question
 from art_jax.errors import ConfigError, CorruptError
 from art_jax.index import ann, refresh, retriever, rows, table
 from art_jax.models.bert import BertConfig
@@ -206,3 +208,68 @@ def test_batches_of_queries_change_no_result(batch_size):
     got = retriever.search_queries(held, queries, k=5, batch_size=batch_size)
     np.testing.assert_array_equal(got.rows, want.rows)
     np.testing.assert_array_equal(got.scores, want.scores)
+
+
+@pytest.fixture(scope="module")
+def several(run):
+    """The retriever as one of two tasks, each with a question tower."""
+    found = retriever.Retriever.load(run, partitioning.make_mesh(1))
+    model = found.model
+    tower = jax.device_get(model.params["shared"])
+    stack = jax.tree.map(lambda x: np.stack([x, x[::-1]]), tower)
+    encoder = dataclasses.replace(
+        model.encoder, shared=False, query_towers=("same", "other")
+    )
+    forms = {
+        "nq": QueryForm(suffix=" thing1", tower="same"),
+        "wow": QueryForm(tower="other"),
+    }
+    model = dataclasses.replace(
+        model,
+        encoder=encoder,
+        params={"query": stack, "passage": tower},
+        query_forms=forms,
+    )
+    return dataclasses.replace(found, model=model)
+
+
+def test_questions_of_a_task_are_read_as_its_own(run, several):
+    plain = retriever.Retriever.load(run, partitioning.make_mesh(1))
+    want = plain.encode_queries(["word3 thing1"])
+    for chosen in (
+        retriever.retriever_of(several, "nq"),
+        retriever.retriever_of(several, None, "kilt_nq"),
+        retriever.retriever_of(several, None, "multikilt_nq_1024"),
+    ):
+        np.testing.assert_allclose(chosen.encode_queries(["word3"]), want, atol=1e-6)
+    other = retriever.retriever_of(several, "wow").encode_queries(["word3 thing1"])
+    assert np.abs(other - want).max() > 1e-2
+    with pytest.raises(ConfigError, match="nothing says which of the retriever's task"):
+        retriever.retriever_of(several, None)
+    with pytest.raises(ConfigError, match="'kilt_fever' is none of .* nq, wow, and"):
+        retriever.retriever_of(several, None, "kilt_fever")
+    with pytest.raises(ConfigError, match="no task 'wow'"):
+        retriever.retriever_of(plain, "wow")
+    assert retriever.retriever_of(plain, None) is plain
+
+
+def test_a_retriever_of_one_task_reads_any_question_as_its_own(several):
+    model = several.model.of_task("nq")
+    single = dataclasses.replace(several, model=model)
+    assert retriever.retriever_of(single, None) is single
+    # But not those that are known to be of another task.
+    elsewhere = retriever.retriever_of(single, None, "kilt_fever")
+    assert elsewhere.model.query_form == QueryForm()
+
+
+def test_rows_go_through_their_own_tower(several):
+    model = several.model
+    tokens = model.query_tokens([Question("", f"word{number}") for number in range(5)])
+    towers = np.array([1, 0, 0, 1, 0])
+    got = retriever.encode_by_tower(
+        model.encoder, model.params, tokens, towers, several.mesh
+    )
+    for tower, name in enumerate(model.encoder.query_towers):
+        encoder, params = model.encoder.with_tower(model.params, name)
+        want = retriever.encode_by_tower(encoder, params, tokens, None, several.mesh)
+        np.testing.assert_array_equal(got[towers == tower], want[towers == tower])
