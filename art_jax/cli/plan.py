@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from art_jax.cli import gin_flags, train
+from art_jax.cli import gin_flags, train, train_t5
 from art_jax.data.evidence import load_evidence
 from art_jax.data.passages import read_passages
 from art_jax.data.tokenizers import load_tokenizer
@@ -99,6 +99,12 @@ def read_run(options) -> tuple[RunSizes, int, list[str]]:
     missing = gin_flags.required_macros(files, bindings, options.gin_search_paths)
     given = [f"{name} = '<{name}>'" for name in missing]
     gin_flags.parse_gin(files, [*given, *bindings], options.gin_search_paths)
+    known = (train.train, train_t5.train)
+    if gin_flags.configured_one(known) is train_t5.train:
+        raise ConfigError(
+            f"{files[-1]} trains a T5, a reranker or a reader: art-jax plan knows the "
+            "sizes of retrievers' runs alone."
+        )
     arguments = gin_flags.bound_arguments(
         train.train,
         (

@@ -127,3 +127,33 @@ def test_arguments_of_a_function_nobody_configures():
     gin_flags.parse_gin([], [])
     with pytest.raises(ConfigError, match="never configure art_jax.cli.train.train"):
         gin_flags.bound_arguments(train.train, ["encoder"])
+
+
+def test_the_gin_files_choose_one_of_two_trainings():
+    from art_jax.cli import train, train_t5
+
+    known = (train.train, train_t5.train)
+    for run, want in (("dpr_nq", train.train), ("jpr_nq", train_t5.train)):
+        macros = gin_flags.required_macros([f"gin/runs/{run}.gin"], [])
+        given = [f"{name} = 'given'" for name in macros]
+        gin_flags.parse_gin([f"gin/runs/{run}.gin"], given)
+        assert gin_flags.configured_one(known) is want
+    both = [
+        "from __gin__ import dynamic_registration",
+        "from art_jax.cli import train",
+        "train.train.model_dir = 'x'",
+    ]
+    gin_flags.parse_gin([f"gin/runs/{run}.gin"], [*given, "\n".join(both)])
+    with pytest.raises(ConfigError, match=r"train\.train and .*train_t5\.train, but a"):
+        gin_flags.configured_one(known)
+    gin_flags.parse_gin([], [])
+    with pytest.raises(ConfigError, match=r"configure .*train nor .*train_t5\.train"):
+        gin_flags.configured_one(known)
+
+
+def test_a_module_that_no_file_imports_is_an_error(tmp_path):
+    path = tmp_path / "a.gin"
+    text = "from __gin__ import dynamic_registration\ntrain.train.stages = ()\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="'train' was not provided"):
+        gin_flags.parse_gin([str(path)], [])

@@ -194,3 +194,9 @@ def test_a_method_that_it_does_not_know(art_jax, monkeypatch):
     code, _, err = art_jax("plan", f"--gin_file={GIN_FILE}")
     assert code == 2
     assert "stage 'warm_up' trains by Ict: art-jax plan knows" in err
+
+
+def test_a_run_of_a_t5_is_none_that_is_known(art_jax):
+    result = art_jax("plan", "--gin_file=gin/runs/jpr_trec.gin")
+    assert result.code == 2
+    assert "jpr_trec.gin trains a T5, a reranker or a reader" in result.err
