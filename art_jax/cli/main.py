@@ -620,6 +620,17 @@ def _add_mine(verbs) -> None:
         type=float,
         help="by which a wrong one scores less than the best right one (default: any)",
     )
+    verb.add_argument(
+        "--teacher",
+        help="leave out wrong ones it finds as good as the right one: a T5's folder, or "
+        "query_likelihood, a unigram model of the passages (default: none does)",
+    )
+    verb.add_argument(
+        "--teacher_margin",
+        type=float,
+        default=0.0,
+        help="by which its score of a wrong one is lower, nats a token (0)",
+    )
     verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
     verb.add_argument(
         "--keep_given",

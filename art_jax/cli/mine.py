@@ -5,6 +5,8 @@ import pathlib
 import sys
 from collections.abc import Iterable, Iterator
 
+from art_jax import partitioning
+from art_jax.checkpoints import formats
 from art_jax.data import example_files
 from art_jax.data.evidence import EvidenceStore, load_evidence
 from art_jax.data.examples import TrainingExample
@@ -16,9 +18,14 @@ from art_jax.methods.mining import (
     MiningSettings,
     MiningStatistics,
     Search,
+    TeacherFilter,
     mine_examples,
 )
+from art_jax.teacher.query_likelihood import QueryLikelihoodTeacher
+from art_jax.teacher.t5_scoring import T5Teacher
+from art_jax.teacher.text_scores import build_score_texts, load_for_texts
 
+QUERY_LIKELIHOOD = "query_likelihood"
 _REPORT_EVERY = 10_000
 
 
@@ -49,7 +56,8 @@ def run(options) -> None:
         examples = example_files.read_examples(options.examples, options.format)
     evidence, search = open_search(pathlib.Path(options.run), options.bm25, options.k)
     statistics = MiningStatistics()
-    mined = mine_examples(examples, search, evidence, settings, statistics)
+    teacher = make_filter(options, evidence)
+    mined = mine_examples(examples, search, evidence, settings, statistics, teacher)
     example_files.write_examples(
         options.output, report_progress(mined, statistics), "dpr"
     )
@@ -74,6 +82,25 @@ def open_search(
     retriever = Retriever.load(folder)
     k = min(k, retriever.evidence.num_passages)
     return retriever.evidence, functools.partial(retriever.search, k=k)
+
+
+def make_filter(options, evidence: EvidenceStore) -> TeacherFilter | None:
+    """Returns what keeps likely right passages out, as --teacher says; None: nothing.
+
+    Raises:
+        ConfigError: the teacher's files are not as they should be.
+    """
+    if options.teacher is None:
+        return None
+    if options.teacher == QUERY_LIKELIHOOD:
+        teacher = QueryLikelihoodTeacher()
+    else:
+        found = formats.open_t5(options.teacher, dtype="bfloat16")
+        teacher = T5Teacher(found.config, checkpoint_path=options.teacher)
+    mesh = partitioning.make_mesh()
+    tokenizer, params = load_for_texts(teacher, evidence.passages, mesh)
+    score = build_score_texts(teacher, tokenizer, params, mesh)
+    return TeacherFilter(score, options.teacher_margin)
 
 
 def report_progress(

@@ -6,8 +6,8 @@ for and written a batch at a time.
 
 Source: DPR (arXiv:2004.04906), sections 3.2 and 4.2, and the adversarial confounders of
     Maillard et al. (arXiv:2101.00117), section 3.2. Differs in: both drop only passages
-    with an answer; `margin` is an option of ours against those that are right without
-    holding it.
+    with an answer; `margin` and `TeacherFilter` are options of ours against those that
+    are right without holding it.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from art_jax.data.examples import Candidate, TrainingExample
 from art_jax.data.passages import Passage
 from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation import answers
+from art_jax.teacher.text_scores import ScoreTexts
 from art_jax.types import SearchResults
 
 # (texts of B questions) -> SearchResults [B, K], NumPy arrays, best first.
@@ -64,6 +65,48 @@ class MiningSettings:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class TeacherFilter:
+    """Drops wrong passages that a teacher finds as good as the right ones.
+
+    score: the teacher's, mean log-likelihoods of a question token, in nats.
+    margin: a wrong passage is kept only where its score is lower by this than that of
+        the best right passage.
+    """
+
+    score: ScoreTexts
+    margin: float = 0.0
+
+    def keep(
+        self,
+        questions: Sequence[str],
+        positives: Sequence[Sequence[Candidate]],
+        wrong: Sequence[Sequence[Candidate]],
+    ) -> list[list[Candidate]]:
+        """Returns of each question the wrong passages that are kept, in their order.
+
+        Args:
+            questions: n texts.
+            positives: right passages of each, one at least.
+            wrong: the others.
+        """
+        scores = self.score(
+            questions,
+            [
+                [one.passage for one in (*right, *others)]
+                for right, others in zip(positives, wrong, strict=True)
+            ],
+        )
+        kept = []
+        for right, others, values in zip(positives, wrong, scores, strict=True):
+            limit = values[: len(right)].max() - self.margin
+            is_kept = values[len(right) :] <= limit
+            kept.append(
+                [one for one, keep in zip(others, is_kept, strict=True) if keep]
+            )
+        return kept
+
+
 @dataclasses.dataclass
 class MiningStatistics:
     """Counts over all questions; filled while they are mined.
@@ -74,8 +117,9 @@ class MiningStatistics:
     first_ranks: sum of the ranks of the first right passages found, from 1.
     hard_negatives: kept, of all questions.
     too_few: questions with fewer than were asked for.
-    right, sources, near: passages found that are no negatives: right ones, the one a
-        question was made from, and those within the margin.
+    right, sources, near, taught: passages found that are no negatives: right ones, the
+        one a question was made from, those within the margin, and those a teacher finds
+        as good as a right one.
     """
 
     questions: int = 0
@@ -87,6 +131,7 @@ class MiningStatistics:
     right: int = 0
     sources: int = 0
     near: int = 0
+    taught: int = 0
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -100,7 +145,7 @@ class MiningStatistics:
             f"{self.hard_negatives:,} hard negatives; {self.too_few:,} questions have "
             "fewer than asked for\n"
             f"found and no negatives: {self.right:,} right, {self.sources:,} sources, "
-            f"{self.near:,} within the margin"
+            f"{self.near:,} within the margin, {self.taught:,} by the teacher"
         )
 
 
@@ -110,6 +155,7 @@ def mine_examples(
     evidence: EvidenceStore,
     settings: MiningSettings,
     statistics: MiningStatistics,
+    teacher: TeacherFilter | None = None,
 ) -> Iterator[TrainingExample]:
     """Yields the examples that have a right passage, with the negatives found.
 
@@ -120,6 +166,8 @@ def mine_examples(
         evidence: the passages.
         settings: which of them are kept.
         statistics: filled in place.
+        teacher: looks at all wrong passages found, before they are cut to so many;
+            None: none does.
 
     Raises:
         DataError: a question says nothing of which passages are right.
@@ -134,39 +182,40 @@ def mine_examples(
             [example.question.answers for example in batch],
             settings.match,
         )
+        sorted_out = []
         for example, scores, rows, hits in zip(
             batch, found.scores, found.rows, has_answer, strict=True
         ):
+            kept = rows >= 0
+            candidates = [
+                Candidate(evidence.passage(row), float(score), bool(hit))
+                for row, score, hit in zip(
+                    rows[kept].tolist(), scores[kept], hits[kept], strict=True
+                )
+            ]
+            sorted_out.append(
+                _sort_out(example, candidates, evidence, settings, statistics)
+            )
+        if teacher is not None:
+            sorted_out = _ask(teacher, batch, sorted_out, statistics)
+        for example, (positives, wrong) in zip(batch, sorted_out, strict=True):
             statistics.questions += 1
             rng = np.random.Generator(np.random.PCG64([settings.seed, next(number)]))
-            kept = rows >= 0
-            mined = _mine_one(
-                example,
-                [
-                    Candidate(evidence.passage(row), float(score), bool(hit))
-                    for row, score, hit in zip(
-                        rows[kept].tolist(), scores[kept], hits[kept], strict=True
-                    )
-                ],
-                evidence,
-                settings,
-                statistics,
-                rng,
-            )
-            if mined is not None:
+            if positives:
                 statistics.kept += 1
-                yield mined
+                yield _finish(
+                    example, positives, wrong, evidence, settings, statistics, rng
+                )
 
 
-def _mine_one(
+def _sort_out(
     example: TrainingExample,
     found: Sequence[Candidate],
     evidence: EvidenceStore,
     settings: MiningSettings,
     statistics: MiningStatistics,
-    rng: np.random.Generator,
-) -> TrainingExample | None:
-    """Returns one question with its passages; None where none is right."""
+) -> tuple[Sequence[Candidate], list[Candidate]]:
+    """Returns a question's right passages, maybe none, and the wrong ones found."""
     question = example.question
     if not (question.answers or question.relevant_ids or example.positives):
         raise DataError(
@@ -181,7 +230,7 @@ def _mine_one(
         statistics.first_ranks += 1 + found.index(right[0])
     positives = example.positives or _positives(example, right, evidence, settings)
     if not positives:
-        return None
+        return (), []
     limit = np.inf
     if settings.margin is not None and right:
         limit = right[0].score - settings.margin
@@ -195,10 +244,46 @@ def _mine_one(
             statistics.near += 1
         else:
             wrong.append(one)
-    hard = wrong[: settings.num_hard_negatives]
+    return positives, wrong
+
+
+def _ask(
+    teacher: TeacherFilter,
+    batch: Sequence[TrainingExample],
+    sorted_out: Sequence[tuple[Sequence[Candidate], list[Candidate]]],
+    statistics: MiningStatistics,
+) -> list[tuple[Sequence[Candidate], list[Candidate]]]:
+    """Returns right and wrong passages, without the wrong ones a teacher doubts."""
+    places = [place for place, (right, wrong) in enumerate(sorted_out) if right]
+    result = list(sorted_out)
+    if not places:
+        return result
+    kept = teacher.keep(
+        [batch[place].question.text for place in places],
+        *zip(*(sorted_out[place] for place in places), strict=True),
+    )
+    for place, wrong in zip(places, kept, strict=True):
+        right, before = sorted_out[place]
+        statistics.taught += len(before) - len(wrong)
+        result[place] = (right, wrong)
+    return result
+
+
+def _finish(
+    example: TrainingExample,
+    positives: Sequence[Candidate],
+    wrong: Sequence[Candidate],
+    evidence: EvidenceStore,
+    settings: MiningSettings,
+    statistics: MiningStatistics,
+    rng: np.random.Generator,
+) -> TrainingExample:
+    """Returns a question with its passages, as many wrong ones as are asked for."""
+    hard = list(wrong[: settings.num_hard_negatives])
     statistics.hard_negatives += len(hard)
     statistics.too_few += len(hard) < settings.num_hard_negatives
-    others = _draw(question, is_right, evidence, settings, rng)
+    is_right = _right_passages(example)
+    others = _draw(example.question, is_right, evidence, settings, rng)
     if settings.keep_given:
         hard += _missing_from(hard, example.hard_negatives)
         others += _missing_from(others, example.negatives)

@@ -46,6 +46,20 @@ def test_a_retriever_finds_the_negatives_of_a_second_round(
         assert right not in [one.passage.passage_id for one in after.hard_negatives]
 
 
+def test_a_teacher_looks_at_what_was_found(art_jax, corpus, finished_run, tmp_path):
+    counts = []
+    for margin in ("-99", "99"):
+        flags = ("--queries", corpus / "known.jsonl", "-k", "8")
+        flags += ("--teacher", "query_likelihood", "--teacher_margin", margin)
+        output = tmp_path / "mined.json"
+        code, out, err = mine(art_jax, finished_run, output, *flags)
+        assert code == 0, err
+        mined = list(read_examples(output, "dpr"))
+        counts.append(sum(len(example.hard_negatives) for example in mined))
+        assert (" 0 by the teacher" in out) == (margin == "-99")
+    assert counts[0] > counts[1] == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [

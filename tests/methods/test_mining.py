@@ -7,7 +7,12 @@ from art_jax.data.examples import Candidate, TrainingExample
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 from art_jax.errors import ConfigError, DataError
-from art_jax.methods.mining import MiningSettings, MiningStatistics, mine_examples
+from art_jax.methods.mining import (
+    MiningSettings,
+    MiningStatistics,
+    TeacherFilter,
+    mine_examples,
+)
 from art_jax.types import SearchResults
 
 # What every search finds: rows of the tiny evidence, whose ids are their numbers.
@@ -22,10 +27,12 @@ def search(texts):
     )
 
 
-def mine(tiny_evidence, *examples, **settings):
+def mine(tiny_evidence, *examples, teacher=None, **settings):
     statistics = MiningStatistics()
     settings = MiningSettings(**settings)
-    mined = mine_examples(examples, search, tiny_evidence, settings, statistics)
+    mined = mine_examples(
+        examples, search, tiny_evidence, settings, statistics, teacher
+    )
     return list(mined), statistics
 
 
@@ -110,6 +117,35 @@ def test_a_margin_keeps_likely_right_ones_out(tiny_evidence):
     # Where no right passage was found, nothing says how near is too near.
     (example,), _ = mine(tiny_evidence, ask(relevant_ids=("17",)), margin=1.0)
     assert len(example.hard_negatives) == 5
+
+
+@pytest.mark.parametrize(("margin", "kept"), [(0.0, "2 11"), (2.0, "11"), (-9, "4 2")])
+def test_a_teacher_keeps_likely_right_ones_out(tiny_evidence, margin, kept):
+    # By a teacher 4 and 30 beat the right passage 9, 2 is as good and 11 is worse.
+    values = {"4": -1.0, "9": -3.0, "2": -3.0, "30": -2.0, "11": -5.0}
+    asked = []
+
+    def score(questions, passages):
+        asked.extend(questions)
+        return [
+            np.array([values[one.passage_id] for one in some], np.float32)
+            for some in passages
+        ]
+
+    nowhere = TrainingExample(Question("r", "dropped", answers=("nowhere",)), ())
+    (example,), statistics = mine(
+        tiny_evidence,
+        nowhere,
+        ask(answers=("word9",)),
+        teacher=TeacherFilter(score, margin),
+        num_hard_negatives=2,
+    )
+    assert ids(example.positives) == ["9"]
+    assert " ".join(ids(example.hard_negatives)) == kept
+    assert asked == ["about it"]
+    assert statistics.taught == {0.0: 2, 2.0: 3, -9: 0}[margin]
+    assert statistics.too_few == (margin == 2.0)
+    assert f"{statistics.taught} by the teacher" in statistics.describe()
 
 
 def test_random_negatives_are_wrong_and_drawn_by_seed(tiny, tiny_evidence):
