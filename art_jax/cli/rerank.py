@@ -48,6 +48,12 @@ def run(options) -> None:
     check_options(options)
     rerankers = METHODS[options.method](options)
     read_as = options.read_as or ranked_files.find_format(options.run_file)
+    write_as = options.write_as or read_as
+    if options.keep_order and write_as == ranked_files.TREC:
+        raise ConfigError(
+            "--keep_order leaves scores out of order, which a TREC run cannot hold: "
+            "write another format, such as --to dpr-results."
+        )
     ranked = ranked_files.read_rankings(
         options.run_file,
         read_as,
@@ -67,7 +73,7 @@ def run(options) -> None:
         ranked_files.write_rankings(
             options.output,
             reranked[label],
-            options.write_as or read_as,
+            write_as,
             tag=f"art_jax_{options.method}",
         )
 

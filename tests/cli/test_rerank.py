@@ -188,6 +188,7 @@ def test_every_method_of_the_command_line_is_there():
         (["--beta", "2"], "--beta is of TreeDecode"),
         (["--shard", "1/2"], "--shard is for methods that score each passage alone"),
         (["--method", "indeppr"], "--method indeppr needs --model"),
+        (["--keep_order", "--to", "trec-run"], "--keep_order leaves scores out of"),
     ],
 )
 def test_options_that_do_not_fit_are_told(options, message, run_file, tmp_path, capsys):
@@ -210,3 +211,16 @@ def test_questions_with_several_answers_are_measured_by_seqio(tmp_path, capsys):
     assert table[1][0] == "mrecall_at_3"
     found = json.loads((tmp_path / "mmr.json").read_text())
     assert found[0]["answer_groups"] == [["otter"], ["heron"]]
+
+
+def test_passages_may_stay_where_they_are_with_new_scores(run_file, tmp_path):
+    for name, options in (("turned", ()), ("kept", ("--keep_order",))):
+        assert rerank_file(run_file, tmp_path / name, *options) == 0
+    turned, kept = (
+        json.loads((tmp_path / name).read_text())[0]["ctxs"]
+        for name in ("turned", "kept")
+    )
+    assert [one["id"] for one in kept] == ["p1", "p3", "p2"]
+    assert {one["id"]: one["score"] for one in kept} == {
+        one["id"]: one["score"] for one in turned
+    }
