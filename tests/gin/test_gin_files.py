@@ -21,12 +21,12 @@ from art_jax.teacher.t5_scoring import T5Teacher
 from art_jax.training import grad_cache, update
 
 GIN = pathlib.Path(__file__).parents[2] / "gin"
-# Runs of a T5, held by files of their own beside this.
-T5_RUNS = ("fid_", "indeppr_", "jpr_", "monot5_")
+# Runs of a T5 and of KILT, held by files of their own beside this.
+ELSEWHERE = ("fid_", "indeppr_", "jpr_", "kilt_", "monot5_")
 RUNS = sorted(
     path.name
     for path in (GIN / "runs").glob("*.gin")
-    if not path.name.startswith(T5_RUNS)
+    if not path.name.startswith(ELSEWHERE)
 )
 FROM_SCRATCH = {"own_documents.gin", "quickstart.gin"}
 OWN_FILES = {*FROM_SCRATCH, "own_documents_from_bert.gin", "own_examples.gin"}
