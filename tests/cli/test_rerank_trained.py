@@ -100,6 +100,20 @@ def test_monot5_gives_the_same_however_passages_are_split(
     assert (scores[0] < 0).all()
 
 
+def test_shards_of_a_run_are_the_run(art_jax, trained_monot5, rankings, tmp_path):
+    arguments = ("--method", "monot5", "--model", trained_monot5, "--to", "trec-run")
+    run, output = rankings / "t.json", tmp_path / "shards.trec"
+    result = art_jax("rerank", run, output, *arguments, "--shard", "2/2")
+    assert "shard 2 of 2 is done" in result.out
+    assert not output.exists()
+    result = art_jax("rerank", run, output, *arguments, "--shard", "1/2")
+    assert "8 questions reranked" in result.out
+    assert "mrecall_at_4" in result.out
+    whole = tmp_path / "whole.trec"
+    assert art_jax("rerank", run, whole, *arguments).code == 0
+    assert output.read_text() == whole.read_text()
+
+
 def test_a_model_of_another_method_is_refused(art_jax, jpr_run, rankings, tmp_path):
     output = tmp_path / "out.json"
     arguments = ("rerank", rankings / "t.json", output)
