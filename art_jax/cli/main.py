@@ -155,7 +155,7 @@ def _add_train(verbs) -> None:
     verb = _verb(
         verbs,
         "train",
-        "train a retriever as a gin file says",
+        "train a retriever, a reranker or a reader as a gin file says",
         "art-jax train --gin_file=gin/runs/own_documents.gin "
         "--gin.PASSAGES='\"passages.tsv\"' --gin.QUERIES='\"questions.txt\"' "
         "--gin.MODEL_DIR='\"runs/mine\"'",
