@@ -21,8 +21,8 @@ from art_jax.teacher.t5_scoring import T5Teacher
 from art_jax.training import grad_cache, update
 
 GIN = pathlib.Path(__file__).parents[2] / "gin"
-# Runs of a T5 and of KILT, held by files of their own beside this.
-ELSEWHERE = ("fid_", "indeppr_", "jpr_", "kilt_", "monot5_")
+# Runs held by files of their own beside this.
+ELSEWHERE = ("distill_", "fid_", "indeppr_", "jpr_", "kilt_", "monot5_")
 RUNS = sorted(
     path.name
     for path in (GIN / "runs").glob("*.gin")
