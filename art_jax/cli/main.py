@@ -622,8 +622,8 @@ def _add_mine(verbs) -> None:
     )
     verb.add_argument(
         "--teacher",
-        help="leave out wrong ones it finds as good as the right one: a T5's folder, or "
-        "query_likelihood, a unigram model of the passages (default: none does)",
+        help="leave out wrong ones it finds as good as the right one: a T5's folder, "
+        "or query_likelihood, a unigram model of the passages (default: none does)",
     )
     verb.add_argument(
         "--teacher_margin",
