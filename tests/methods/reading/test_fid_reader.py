@@ -16,6 +16,7 @@ from art_jax.data.example_files import write_examples
 from art_jax.data.prompts import PassagePrompt
 from art_jax.errors import ConfigError
 from art_jax.generation.beam import BeamRules
+from art_jax.generation.steps import Decoded
 from art_jax.methods.ranked_table import RankedSet
 from art_jax.methods.reading import fid_reader
 from art_jax.methods.reading.fid_reader import READER_TEMPLATE, Answers, FidReader
@@ -202,6 +203,17 @@ def test_beams_find_what_is_likelier_and_one_is_greedy(
     assert [one.texts for one in wide] != [one.texts for one in said]
     # Three batches each, one program each.
     assert fid_reader._read_and_say._cache_size() == count + 2
+
+
+def test_the_best_of_the_beams_is_said(monkeypatch):
+    nats = np.array([[-1.0, -2.0]])
+    decoded = Decoded(np.array([[[5, 1], [6, 1]]]), nats, nats)
+    monkeypatch.setattr(fid_reader, "generate", lambda *_, **__: decoded)
+    monkeypatch.setattr(fid_reader.fid, "encode", lambda *_, **__: (None, None))
+    options = {"max_tokens": 2, "eos_id": 1, "passages_at_once": None}
+    said = fid_reader._read_and_say.__wrapped__
+    tokens, found = said(None, None, None, beams=BeamRules(2), **options)
+    assert (tokens.tolist(), found.tolist()) == ([[5, 1]], [-1.0])
 
 
 def test_nothing_is_said_of_nothing(tiny, make_space, rankings, params, said):
