@@ -130,6 +130,11 @@ def check_options(options) -> None:
         )
     if options.beta and (options.method != "jpr" or options.decode == "seq"):
         raise ConfigError("--beta is of TreeDecode: say --method jpr --decode tree.")
+    if options.cache_dir and (options.model is not None or options.method == "mmr"):
+        raise ConfigError(
+            "--cache_dir keeps the scores of a --teacher, and there is none here: "
+            "leave it out; --shard splits the work of monot5."
+        )
     is_of_the_run = options.method in (*_JOINT, "mmr") or (
         options.method == "upr" and options.teacher == QUERY_LIKELIHOOD
     )

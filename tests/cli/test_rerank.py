@@ -188,6 +188,7 @@ def test_every_method_of_the_command_line_is_there():
         (["--beta", "2"], "--beta is of TreeDecode"),
         (["--shard", "1/2"], "--shard is for methods that score each passage alone"),
         (["--method", "indeppr"], "--method indeppr needs --model"),
+        (["--method", "mmr", "--cache_dir", "x"], "--cache_dir keeps the scores of a"),
         (["--keep_order", "--to", "trec-run"], "--keep_order leaves scores out of"),
     ],
 )
