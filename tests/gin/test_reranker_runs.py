@@ -89,3 +89,22 @@ def test_words_and_gamma_are_flags():
     stage = build("monot5_nq", bindings=["WORDS = ('true', 'false')"])
     assert stage.method.words == ("true", "false")
     assert build("jpr_trec", bindings=["GAMMA = 0.5"]).method.rules.gamma == 0.5
+
+
+@pytest.mark.parametrize(("run", "kind"), [("jpr", Jpr), ("indeppr", IndepPr)])
+def test_a_laptops_run_is_from_scratch_with_indexes_of_its_own(run, kind):
+    import gin
+
+    needed = ("DEV_RANKINGS", "MODEL_DIR", "TRAIN_RANKINGS", "VOCABULARY")
+    path = f"gin/runs/{run}_tiny.gin"
+    with pytest.raises(ConfigError, match=f"needs {', '.join(needed)}: give each"):
+        gin_flags.parse_gin([path], [])
+    gin_flags.parse_gin([path], [f"{name} = 'given'" for name in needed])
+    bound = gin.get_bindings(train_t5.train)
+    method = bound["stages"][0].method
+    assert type(method) is kind
+    assert bound["initial_checkpoint_path"] is None
+    # The vocabulary of benchmarks/reading_world.py has 200 pieces.
+    assert method.index_tokens == tuple(range(200, 210))
+    assert max(method.index_tokens) < bound["t5"].vocab_size
+    assert (method.rules.k, method.rules.num_indexes) == (3, 10)
