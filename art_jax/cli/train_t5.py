@@ -106,23 +106,42 @@ def train(
                 stage, workspace, params, directory=folder / stage.name, report=report
             )
             clock.lap(stage.name)
-        training = {
-            "stages": [stage.name for stage in stages],
-            "initial_checkpoint": None if start is None else start.format,
-        }
-        method = stages[-1].method
-        saved = SavedT5(
-            config=config,
-            params=params,
-            tokenizer=tokenizer,
-            method=type(method).__name__,
-            settings=t5_folder.settings_of(method),
-            training=training,
-        )
-        save_t5(folder / FOLDER, saved)
+        saved = save(folder / FOLDER, stages, workspace, params, start)
         clock.lap("save")
     report(f"done: {folder / FOLDER} holds the T5 of {saved.method}")
     return TrainedT5(saved, workspace, clock.seconds)
+
+
+def save(
+    folder: pathlib.Path,
+    stages: Sequence[Stage],
+    workspace: T5Workspace,
+    params: Params,
+    start: PretrainedT5 | None,
+) -> SavedT5:
+    """Writes a trained T5 with what its last method needs, and returns the same.
+
+    Args:
+        folder: a new one, or that of the same run.
+        stages: that it was trained through.
+        workspace: with its config and tokeniser.
+        params: its parameters.
+        start: what it was trained from; None: from scratch.
+    """
+    method = stages[-1].method
+    saved = SavedT5(
+        config=workspace.config,
+        params=params,
+        tokenizer=workspace.tokenizer,
+        method=type(method).__name__,
+        settings=t5_folder.settings_of(method),
+        training={
+            "stages": [stage.name for stage in stages],
+            "initial_checkpoint": None if start is None else start.format,
+        },
+    )
+    save_t5(folder, saved)
+    return saved
 
 
 def choose_config(
