@@ -47,9 +47,13 @@ def pick(batch, rules):
     )
 
 
-@functools.cache
-def picked_on_one_device():
-    return jax.device_get(pick(made_batch(), TreeRules(beta=0.5)))
+def pick_on(num_devices):
+    mesh = partitioning.make_mesh(num_devices)
+    split = partitioning.put_tree(made_batch(), partitioning.batch_sharding(mesh))
+    return jax.device_get(pick(split, TreeRules(beta=0.5)))
+
+
+picked_on_one = functools.cache(functools.partial(pick_on, 1))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -125,10 +129,9 @@ def test_it_equals_a_plain_tree_without_a_cache(beta):
         assert found.depth[question] == depth
 
 
-def test_any_number_of_devices_picks_the_same(mesh):
-    want = picked_on_one_device()
-    split = partitioning.put_tree(made_batch(), partitioning.batch_sharding(mesh))
-    found = pick(split, TreeRules(beta=0.5))
+@pytest.mark.parametrize("num_devices", [2, 8])
+def test_any_number_of_devices_picks_the_same(num_devices):
+    want, found = picked_on_one(), pick_on(num_devices)
     np.testing.assert_array_equal(found.choices, want.choices)
     np.testing.assert_array_equal(found.nodes, want.nodes)
     np.testing.assert_allclose(found.scores, want.scores, rtol=1e-5)

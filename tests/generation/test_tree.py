@@ -96,6 +96,7 @@ def made_world(seed, num_choices):
 
 
 def predictor(table, question, choices, where, over_vocabulary=False):
+    @functools.cache
     def predict(path):
         tokens = [int(choices[question][choice]) for choice in path]
         return log_p(
