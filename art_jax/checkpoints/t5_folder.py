@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
@@ -61,7 +62,7 @@ class SavedT5:
 def save_t5(folder: pathlib.Path, saved: SavedT5) -> None:
     """Writes the folder, all of it or nothing; the first process alone writes."""
     flat = traverse_util.flatten_dict(saved.params, sep="/")
-    arrays = {name: partitioning.to_host(value) for name, value in flat.items()}
+    arrays = {name: _on_host(value) for name, value in flat.items()}
     if jax.process_index() == 0:
         unfinished = atomic.new_directory(folder)
         config = {
@@ -218,6 +219,12 @@ def find_t5(path: str | pathlib.Path) -> pathlib.Path:
 def holds_t5(path: pathlib.Path) -> bool:
     """Whether `find_t5` finds one, be it damaged."""
     return any(_is_t5(folder) for folder in (path / "t5", path))
+
+
+def _on_host(value: Any) -> np.ndarray:
+    """An array, whole; of a mesh's, every process must ask for it."""
+    is_on_mesh = isinstance(value, jax.Array)
+    return partitioning.to_host(value) if is_on_mesh else np.asarray(value)
 
 
 def _is_t5(folder: pathlib.Path) -> bool:
