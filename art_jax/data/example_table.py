@@ -4,9 +4,11 @@ A passage that many questions have is held once. Token ids are bare, as in the e
 store: special tokens come with the layout when a batch is made.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -111,12 +113,17 @@ class ExampleTable:
         )
 
 
+# Read before any stage is trained, so that what is wrong with a file is said at once,
+# and not again when the stage's turn comes.
+@functools.lru_cache(maxsize=4)
 def read_example_table(
-    sets: Sequence[ExampleSet],
+    sets: tuple[ExampleSet, ...],
     tokenizer: WordPieceTokenizer,
     max_query_tokens: int = 256,
 ) -> ExampleTable:
     """The table of some sets, read from their files or SeqIO tasks, in their order.
+
+    The last tables read are kept.
 
     Args:
         sets: where the examples are, and how each is read.
@@ -225,6 +232,29 @@ def keep_positives(table: ExampleTable, is_kept: np.ndarray) -> ExampleTable:
         negatives=table.negatives.take(examples),
         hard_negatives=table.hard_negatives.take(examples),
     )
+
+
+def find_positives(
+    table: ExampleTable, row_of: Callable[[str], int]
+) -> tuple[ExampleTable, np.ndarray]:
+    """The table's questions whose right passages are known elsewhere, and where.
+
+    Args:
+        table: of any examples.
+        row_of: from a passage's id to its row there; raises DataError for none.
+
+    Returns:
+        The table, and [M] int32, of its passages; -1 for those that no question asks
+        for or that are nowhere.
+
+    Raises:
+        DataError: a set has no question left.
+    """
+    rows = np.full(table.passages.num_rows, -1, np.int32)
+    for row in np.unique(table.positives.values).tolist():
+        with contextlib.suppress(DataError):
+            rows[row] = row_of(table.passage_ids[row])
+    return keep_positives(table, rows >= 0), rows
 
 
 def take_rows(tokens: TokenTable, rows: np.ndarray) -> TokenTable:

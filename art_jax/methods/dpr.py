@@ -8,7 +8,6 @@ The sets may be of several tasks whose questions are read in different ways or g
 through towers of their own (Maillard et al., arXiv:2101.00117).
 """
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -29,17 +28,16 @@ from art_jax.data.example_batches import (
 from art_jax.data.example_sets import ExampleSet, query_forms_of, towers_of
 from art_jax.data.example_table import (
     ExampleTable,
-    keep_positives,
+    find_positives,
     read_example_table,
 )
 from art_jax.data.query_forms import QueryForm
-from art_jax.data.tokenizers import WordPieceTokenizer
-from art_jax.errors import ConfigError, DataError
+from art_jax.errors import ConfigError
 from art_jax.index.table import EmbeddingTable
 from art_jax.losses import contrastive, full_softmax
 from art_jax.methods.workspace import RETRIEVER, Workspace
 from art_jax.models.dual_encoder import DualEncoder
-from art_jax.training import average_rank, grad_cache, held_out_loss
+from art_jax.training import average_rank, chunks, grad_cache, held_out_loss
 from art_jax.training.loop import Problem, RunState
 from art_jax.types import Params
 
@@ -234,7 +232,7 @@ class Dpr:
             stacked={"query": len(encoder.query_towers)}
             if encoder.query_towers
             else {},
-            evaluate=self._evaluation(workspace, batch_size),
+            evaluate=self._evaluation(workspace, batch_size, num_chunks),
         )
 
     def batch(
@@ -400,7 +398,7 @@ class Dpr:
         }
         return tuple(name for name, trained in is_trained.items() if not trained)
 
-    def _evaluation(self, workspace: Workspace, batch_size: int):
+    def _evaluation(self, workspace: Workspace, batch_size: int, num_chunks: int):
         """Returns run -> the measures of held-out sets, or None without any."""
         if not self.dev_sets:
             return None
@@ -427,7 +425,15 @@ class Dpr:
             measures["nll"] = held_out_loss.build_mean_loss(
                 table,
                 lambda params, batch: self.in_batch_loss(
-                    self.embed(workspace.encoder, params, batch, None), batch
+                    chunks.map_chunks(
+                        lambda chunk, _: self.embed(
+                            workspace.encoder, params, chunk, None
+                        ),
+                        batch,
+                        jax.random.key(0),  # Nothing is drawn.
+                        num_chunks=num_chunks,
+                    ),
+                    batch,
                 )[0],
                 workspace.put_batch,
                 draw=self._draw,
@@ -443,34 +449,17 @@ class Dpr:
         return evaluate
 
     def _examples(self, workspace: Workspace) -> tuple[ExampleTable, np.ndarray | None]:
-        """Returns what is trained on, and where its passages stand in the evidence.
-
-        That is [M] int32, -1 for a passage that is nowhere, or None where no question
-        asks; questions whose right passages are nowhere are left out.
-        """
+        """Returns what is trained on and, where asked for, its rows in the evidence."""
         table = self._read(self.train_sets, workspace)
         if self.negatives != "all_passages":
             return table, None
-        own_rows = np.full(table.passages.num_rows, -1, np.int32)
-        for row in np.unique(table.positives.values).tolist():
-            with contextlib.suppress(DataError):
-                own_rows[row] = workspace.evidence.row_of(table.passage_ids[row])
-        return keep_positives(table, own_rows >= 0), own_rows
+        return find_positives(table, workspace.evidence.row_of)
 
     @staticmethod
     def _read(sets: tuple[ExampleSet, ...], workspace: Workspace) -> ExampleTable:
-        return _read_once(
+        return read_example_table(
             sets, workspace.tokenizers[RETRIEVER], workspace.query_layout.max_tokens
         )
-
-
-# Read before any stage is trained, so that what is wrong with a file is said at once,
-# and not again when the stage's turn comes.
-@functools.lru_cache(maxsize=4)
-def _read_once(
-    sets: tuple[ExampleSet, ...], tokenizer: WordPieceTokenizer, max_query_tokens: int
-) -> ExampleTable:
-    return read_example_table(sets, tokenizer, max_query_tokens)
 
 
 def _table_arrays(table: EmbeddingTable | None) -> dict:

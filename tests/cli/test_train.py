@@ -88,7 +88,8 @@ def test_dpr_trains_on_a_file_of_examples(train_dpr, corpus, tmp_path):
     # Both kinds of held-out measures, and none before EVAL_FROM_STEP.
     lines = [line for line in err.splitlines() if line.startswith("dev at step")]
     assert [line.split(":")[0] for line in lines] == ["dev at step 2", "dev at step 4"]
-    assert all("average_rank" in line and "top_20" in line for line in lines)
+    measures = ("average_rank", "nll", "top_20")
+    assert all(name in line for line in lines for name in measures)
     assert "train: " not in err  # Questions to train on come with the examples.
     assert load_retriever(tmp_path / "run", make_mesh()).training["stages"] == ["dpr"]
     assert (tmp_path / "run" / "index").is_dir()

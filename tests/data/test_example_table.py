@@ -177,7 +177,7 @@ def test_files_and_tasks_are_read_alike(tmp_path):
     )
     try:
         from_task, from_file = (
-            example_table.read_example_table([one], TOKENIZER)
+            example_table.read_example_table((one,), TOKENIZER)
             for one in (
                 ExampleSet(task="examples_of_a_test"),
                 ExampleSet(path=str(path)),
@@ -220,8 +220,22 @@ def test_right_passages_that_are_unknown_are_taken_out():
     assert lists(got.hard_negatives) == [[1, 2, 3], [2]]
 
 
+def test_right_passages_are_looked_up_by_id():
+    table = build(*EXAMPLES)
+
+    def row_of(passage_id):
+        if passage_id == "9":
+            raise DataError("nowhere")
+        return 10 * int(passage_id)
+
+    got, rows = example_table.find_positives(table, row_of)
+    # Wrong passages are not looked up.
+    assert rows.tolist() == [70, -1, -1, -1]
+    assert lists(got.positives) == [[0], [0]]
+
+
 def test_a_set_without_right_passages_is_refused(tmp_path):
     path = tmp_path / "none.json"
     path.write_text(json.dumps([{"question": "who", "positive_ctxs": []}]))
     with pytest.raises(DataError, match="none.json has 1 questions and none has a"):
-        example_table.read_example_table([ExampleSet(path=str(path))], TOKENIZER)
+        example_table.read_example_table((ExampleSet(path=str(path)),), TOKENIZER)
