@@ -18,6 +18,7 @@ time of a method's own commands, `cpu` what they took of the processor.
 
 import argparse
 import csv
+import functools
 import gzip
 import json
 import os
@@ -32,11 +33,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import measure
+import numpy as np
+from scipy.stats import binomtest
 
 from art_jax import atomic
+from art_jax.evaluation.runs import read_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEPTHS = (1, 5, 20, 100)
+# DPR's weight, 1.1, is of dot products that its softmax takes as they are. That of the
+# gin runs divides them by the TEMPERATURE of gin/models/tiny.gin, 1 / 15.
+SCALED_WEIGHT = "16.5"
 # (method, the one it is compared with), for tests of significance.
 PAIRS = (
     ("ict", "untrained"),
@@ -48,7 +55,8 @@ PAIRS = (
     ("ict_art", "art"),
     ("ict_art", "ict_dpr_bm25"),
     ("hybrid", "bm25"),
-    ("hybrid_art", "hybrid"),
+    ("hybrid_scaled", "hybrid"),
+    ("hybrid_art", "hybrid_scaled"),
 )
 Command = list[str]
 
@@ -353,7 +361,7 @@ METHODS = {
         "dpr",
         (),
     ),
-    "hybrid": ("BM25 + DPR", lambda options: [], "dpr_bm25", ("--fusion", "dpr")),
+    "hybrid": ("BM25 + 1.1 x DPR", lambda options: [], "dpr_bm25", ("--fusion", "dpr")),
     "art": ("ART", commands_of(train_art, "art"), "art", ()),
     "dpr_mined": ("DPR, mined negatives", dpr_with_mined, "dpr_mined", ()),
     "ict_art": (
@@ -368,11 +376,17 @@ METHODS = {
         "ict_dpr_bm25",
         (),
     ),
+    "hybrid_scaled": (
+        f"BM25 + {SCALED_WEIGHT} x DPR",
+        lambda options: [],
+        "dpr_bm25",
+        ("--fusion", "dpr", "--fusion_weight", SCALED_WEIGHT),
+    ),
     "hybrid_art": (
-        "BM25 + (ICT, then ART)",
+        f"BM25 + {SCALED_WEIGHT} x (ICT, then ART)",
         lambda options: [],
         "ict_art",
-        ("--fusion", "dpr"),
+        ("--fusion", "dpr", "--fusion_weight", SCALED_WEIGHT),
     ),
 }
 
@@ -419,22 +433,38 @@ def measure_method(
 def compare(
     name: str, other: str, options: argparse.Namespace, tests: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Returns the p-values of a difference, by test and depth."""
-    folder, values = options.output_dir / "rankings", {}
+    """Returns the p-values of a difference, by test and depth.
+
+    They are those of `significance.paired_test` with all exchanges counted: of values 0
+    and 1 that is the sign test of the questions that one of both gets right.
+    """
+    values = {}
     for test in tests:
-        record = evaluate(
-            options,
-            "compare",
-            [
-                f"--rankings={folder / name}.{test}.trec",
-                f"--baseline={folder / other}.{test}.trec",
-                f"--queries={options.output_dir / 'data' / test}.jsonl",
-                f"--output_dir={options.output_dir / 'evaluation' / 'compare'}",
-            ],
+        ours, theirs = (
+            first_hits(one, options.output_dir, test) for one in (name, other)
         )
-        found = record["baseline"]["p_values"]
-        values[test] = {f"top_{k}": found[f"top_{k}_accuracy"] for k in DEPTHS}
+        values[test] = {}
+        for k in DEPTHS:
+            wins = int(((ours <= k) & (theirs > k)).sum())
+            losses = int(((ours > k) & (theirs <= k)).sum())
+            p_value = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+            values[test][f"top_{k}"] = float(p_value)
     return values
+
+
+@functools.cache
+def first_hits(name: str, output_dir: pathlib.Path, test: str) -> np.ndarray:
+    """Returns the rank of each question's first right passage, infinite for none."""
+    rankings = read_run(output_dir / "rankings" / f"{name}.{test}.trec")
+    ranks = []
+    for question in read_lines(output_dir / "data" / f"{test}.jsonl"):
+        # Where nothing was found a run has no line.
+        ranking = rankings.get(question["_id"])
+        found = () if ranking is None else ranking.passage_ids
+        right = set(question["relevant_ids"])
+        hits = (rank for rank, one in enumerate(found, start=1) if one in right)
+        ranks.append(next(hits, np.inf))
+    return np.array(ranks)
 
 
 def evaluate(options: argparse.Namespace, name: str, flags: Sequence[object]) -> dict:
