@@ -11,7 +11,7 @@ quickstart: $(VENV)/installed
 
 # Format and lint first: they fail fastest.
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
@@ -42,7 +42,7 @@ wheel-test:
 	$(VENV)-wheel/bin/pip install --quiet build
 	$(VENV)-wheel/bin/python -m build --wheel
 	$(VENV)-wheel/bin/pip install --quiet "$$(ls dist/*.whl)[test]"
-	cd /tmp && $(CURDIR)/$(VENV)-wheel/bin/python -m pytest -n $(WORKERS) \
+	cd /tmp && $(CURDIR)/$(VENV)-wheel/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
 	  -p no:cacheprovider $(CURDIR)/tests
 
 $(VENV)/installed: setup.py pyproject.toml

@@ -605,6 +605,7 @@ def _add_mine(verbs) -> None:
     verb.add_argument("--format", default="dpr", help="of --examples (dpr)")
     verb.add_argument("--output", required=True, help="DPR's JSON to write; .gz zips")
     verb.add_argument("--bm25", action="store_true", help="search by BM25 instead")
+    verb.add_argument("--query_task", help=_QUERY_TASK_HELP)
     verb.add_argument("-k", type=int, default=100, help="passages searched for (100)")
     verb.add_argument(
         "--hard_negatives", type=int, default=30, help="best wrong ones kept (30)"

@@ -13,7 +13,7 @@ from art_jax.data.examples import TrainingExample
 from art_jax.data.questions import read_questions
 from art_jax.errors import ConfigError
 from art_jax.index import bm25
-from art_jax.index.retriever import Retriever
+from art_jax.index.retriever import Retriever, retriever_of
 from art_jax.methods.mining import (
     MiningSettings,
     MiningStatistics,
@@ -54,7 +54,9 @@ def run(options) -> None:
                 f"{', '.join(example_files.formats_of(TrainingExample))}."
             )
         examples = example_files.read_examples(options.examples, options.format)
-    evidence, search = open_search(pathlib.Path(options.run), options.bm25, options.k)
+    evidence, search = open_search(
+        pathlib.Path(options.run), options.bm25, options.k, options.query_task
+    )
     statistics = MiningStatistics()
     teacher = make_filter(options, evidence)
     mined = mine_examples(examples, search, evidence, settings, statistics, teacher)
@@ -65,7 +67,7 @@ def run(options) -> None:
 
 
 def open_search(
-    folder: pathlib.Path, is_bm25: bool, k: int
+    folder: pathlib.Path, is_bm25: bool, k: int, query_task: str | None = None
 ) -> tuple[EvidenceStore, Search]:
     """Returns passages and what finds k of them for each of some questions.
 
@@ -73,13 +75,24 @@ def open_search(
         folder: a run; for BM25 an evidence store will do.
         is_bm25: search by words, and not by the run's retriever.
         k: passages a question, at most those there are.
+        query_task: as which of the retriever's tasks the questions are read; None: of
+            its only one, or as they are.
+
+    Raises:
+        ConfigError: it has no such task, or several and nothing says which; or BM25 is
+            given one.
     """
+    if is_bm25 and query_task is not None:
+        raise ConfigError(
+            "--query_task says how a retriever reads questions, but --bm25 searches "
+            "by words: leave one of them out."
+        )
     if is_bm25:
         stored = folder / "evidence"
         evidence = load_evidence(stored if stored.is_dir() else folder)
         index = bm25.open_bm25(evidence)
         return evidence, lambda texts: bm25.search_bm25(index, texts, k)
-    retriever = Retriever.load(folder)
+    retriever = retriever_of(Retriever.load(folder), query_task)
     k = min(k, retriever.evidence.num_passages)
     return retriever.evidence, functools.partial(retriever.search, k=k)
 

@@ -66,6 +66,7 @@ def test_a_teacher_looks_at_what_was_found(art_jax, corpus, finished_run, tmp_pa
         ((), 2, "one of the arguments --queries --examples is required"),
         (("--queries", "q.txt", "-k", "0"), 2, "-k is 0"),
         (("--examples", "e", "--format", "fid"), 2, "training examples are dpr"),
+        (("--queries", "q.txt", "--query_task", "nq"), 2, "--bm25 searches by words"),
         (("--queries", "nowhere.txt"), 3, "nowhere.txt"),
         (("--queries", "train.txt"), 3, "so nothing says which passages are wrong"),
     ],

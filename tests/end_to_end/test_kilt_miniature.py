@@ -81,6 +81,10 @@ def item(task, shift, number, section, bleu=1.0):
     }
 
 
+# Trained once, by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("kilt_miniature")
+
+
 @pytest.fixture(scope="module")
 def kilt(tmp_path_factory):
     """KILT's files and its passages, and the examples made of them."""
@@ -200,3 +204,19 @@ def test_a_search_says_of_which_task_its_question_is(trained, capsys):
     question = FORMS["nq"].format(word(3 + 1, 0))
     run("search", trained, question, "--query_task", "nq", "-k", 1, "--json")
     assert json.loads(capsys.readouterr().out)["id"] == "103+1+0"
+
+
+def test_the_retriever_finds_the_confounders_of_a_second_round(kilt, trained, capsys):
+    first, second = kilt / "ur/nq-train-multikilt.json", kilt / "second.json"
+    mine = [str(one) for one in ("mine", trained, "--examples", first, "--keep_given")]
+    assert main([*mine, "--output", str(second)]) == 2
+    assert "choose one with --query_task" in capsys.readouterr().err
+    run(*mine, "--output", second, "--query_task", "nq", "-k", 4)
+    before, after = (json.loads(path.read_text()) for path in (first, second))
+    for given, mined in zip(before, after, strict=True):
+        assert mined["positive_ctxs"] == given["positive_ctxs"]
+        # Of the four best the right one is left out, and BM25's stays behind them.
+        wrong = [one["passage_id"] for one in mined["hard_negative_ctxs"]]
+        assert mined["positive_ctxs"][0]["passage_id"] not in wrong
+        assert given["hard_negative_ctxs"][-1]["passage_id"] in wrong
+        assert len(wrong) >= 3
