@@ -238,7 +238,12 @@ def _traced_learn_bytes(
 ) -> int:
     def loss(params, query_tokens, passage_tokens, key):
         keys = jax.random.split(key) if dropout else (None, None)
-        vectors = {"query": encoder.encode_query(params, query_tokens, key=keys[0])}
+        tower = jnp.int32(0) if encoder.query_towers else None
+        vectors = {
+            "query": encoder.encode_query(
+                params, query_tokens, key=keys[0], tower=tower
+            )
+        }
         if not passages[0]:
             return jnp.square(vectors["query"]).sum()
         vectors["passage"] = encoder.encode_passage(params, passage_tokens, key=keys[1])
