@@ -9,9 +9,10 @@ WORKERS ?= auto
 quickstart: $(VENV)/installed
 	$(BIN)/art-jax quickstart
 
-# Format and lint first: they fail fastest.
+# Format and lint first: they fail fastest. A file's tests share what they set up, so
+# one process runs them all.
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
@@ -42,7 +43,7 @@ wheel-test:
 	$(VENV)-wheel/bin/pip install --quiet build
 	$(VENV)-wheel/bin/python -m build --wheel
 	$(VENV)-wheel/bin/pip install --quiet "$$(ls dist/*.whl)[test]"
-	cd /tmp && $(CURDIR)/$(VENV)-wheel/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+	cd /tmp && $(CURDIR)/$(VENV)-wheel/bin/python -m pytest -n $(WORKERS) --dist loadfile \
 	  -p no:cacheprovider $(CURDIR)/tests
 
 $(VENV)/installed: setup.py pyproject.toml

@@ -81,10 +81,6 @@ def item(task, shift, number, section, bleu=1.0):
     }
 
 
-# Trained once, by one of the processes that run tests.
-pytestmark = pytest.mark.xdist_group("kilt_miniature")
-
-
 @pytest.fixture(scope="module")
 def kilt(tmp_path_factory):
     """KILT's files and its passages, and the examples made of them."""

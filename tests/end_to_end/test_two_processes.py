@@ -22,8 +22,6 @@ from art_jax.training import metrics
 
 WORKER = pathlib.Path(__file__).with_name("two_processes_worker.py")
 SECONDS = 240  # far more than they take; a process that waits for ever is killed
-# They run once, for one of the processes that run tests.
-pytestmark = pytest.mark.xdist_group("two_processes")
 
 
 def free_port() -> int:

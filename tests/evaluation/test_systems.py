@@ -9,6 +9,7 @@ import pytest
 from art_jax import partitioning
 from art_jax.data.evidence import build_evidence
 from art_jax.data.passages import Passage
+from art_jax.data.query_forms import PLAIN
 from art_jax.data.question_table import QuestionTable
 from art_jax.data.questions import Question
 from art_jax.errors import ConfigError
@@ -36,7 +37,9 @@ def retriever(tmp_path):
     return types.SimpleNamespace(
         table=EmbeddingTable(embeddings, 6, 0, 0, "digest", mesh),
         evidence=build_evidence(PASSAGES, tmp_path / "evidence", {}),
-        model=types.SimpleNamespace(tokenizer=None, max_query_tokens=8),
+        model=types.SimpleNamespace(
+            tokenizer=None, max_query_tokens=8, query_forms={}, query_form=PLAIN
+        ),
         encode_query_tokens=lambda tokens: QUERIES[tokens[:, 0]],
     )
 
