@@ -1,7 +1,7 @@
-"""Which examples make up a step's batch: a pure function of seed and step."""
+"""Which examples make up a batch: of a step, a pure function of seed and step."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -31,6 +31,20 @@ def check_num_examples(num_examples: int, batch_size: int) -> None:
             f"a batch takes {batch_size} examples, but there are {num_examples}: lower "
             "BATCH_SIZE or add examples."
         )
+
+
+def filled_batches(
+    num_examples: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields all examples in their order, [batch_size] int64, and how many count.
+
+    Each batch has the same size, so that one compiled program serves all: the last is
+    filled up with the last example, which does not count again.
+    """
+    for start in range(0, num_examples, batch_size):
+        places = np.arange(start, start + batch_size)
+        count = min(batch_size, num_examples - start)
+        yield np.minimum(places, num_examples - 1), count
 
 
 def choose_set(

@@ -155,8 +155,6 @@ class Distill:
         return losses_B.mean(), {"top_1_agreement": (best_B == wanted_B).mean()}
 
     def _read(self, workspace: Workspace) -> RankedTable:
-        if not self.train_sets:
-            raise ConfigError("there are no train_sets: give one at least.")
         return read_ranked_table(self.train_sets, workspace.tokenizers[RETRIEVER])
 
 

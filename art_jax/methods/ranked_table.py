@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -157,21 +157,33 @@ def build_ranked_table(
     )
 
 
+def what_is_common(sets: Sequence[RankedSet], *names: str) -> tuple:
+    """The values that sets of one table have under some names.
+
+    Raises:
+        ConfigError: there is no set, or they differ.
+    """
+    if not sets:
+        raise ConfigError("there are no train_sets: give one at least.")
+    ways = {tuple(getattr(one, name) for name in names) for one in sets}
+    if len(ways) > 1:
+        raise ConfigError(
+            f"sets of one table have the same {' and '.join(names)}, not "
+            f"{sorted(ways, key=str)}."
+        )
+    return ways.pop()
+
+
 @functools.lru_cache(maxsize=4)
 def read_ranked_table(sets: tuple[RankedSet, ...], tokenizer: Tokenizer) -> RankedTable:
     """The table of some sets, in their order, kept for whoever asks again.
 
     Raises:
-        ConfigError: sets differ in `match` or `depth`.
+        ConfigError: there is none, or they differ in `match` or `depth`.
         DataError: a file breaks its format.
     """
-    ways = {(one.depth, one.match) for one in sets}
-    if len(ways) > 1:
-        raise ConfigError(
-            f"sets of one table have the same depth and match, not {sorted(ways)}."
-        )
+    depth, match = what_is_common(sets, "depth", "match")
     ranked = [one for each in sets for one in read_ranked(each, tokenizer)]
-    ((depth, match),) = ways
     return build_ranked_table(ranked, tokenizer, depth=depth, match=match)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from art_jax import partitioning
+from art_jax.data.batches import filled_batches
 from art_jax.data.layouts import (
     TokenTable,
     layout_lengths,
@@ -79,16 +80,13 @@ def build_score_texts(
         width = min(-(-int(longest) // _LENGTH_STEP) * _LENGTH_STEP, layout.max_tokens)
         rows = layout_rows(layout, tokens, every)[:, :width]
         found = np.zeros(len(rows), np.float32)
-        for start in range(0, len(rows), size):
-            # The last part is filled up, so that one compiled program serves all.
-            part = np.minimum(np.arange(start, start + size), len(rows) - 1)
+        for part, count in filled_batches(len(rows), size):
             scores = score(
                 params,
                 partitioning.put_global(question_rows[asked[part]], sharding),
                 partitioning.put_global(rows[part][:, None], sharding),
             )
-            num_pairs = len(found[start : start + size])
-            found[start : start + size] = partitioning.to_host(scores)[:num_pairs, 0]
+            found[part[:count]] = partitioning.to_host(scores)[:count, 0]
         return np.split(found, np.cumsum(lengths)[:-1])
 
     return score_texts

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from art_jax.data.batches import batch_rows, choose_set, draw_places
+from art_jax.data.batches import (
+    batch_rows,
+    choose_set,
+    draw_places,
+    filled_batches,
+)
 from art_jax.errors import ConfigError
 
 
@@ -14,6 +19,13 @@ def rows(step, seed=0, n=10, size=3):
 def test_an_epoch_holds_each_example_once_but_the_rest():
     epoch = [row for step in range(3) for row in rows(step)]
     assert len(epoch) == len(set(epoch)) == 9
+
+
+def test_batches_of_one_size_hold_all_in_order():
+    found = [(places.tolist(), count) for places, count in filled_batches(5, 2)]
+    assert found == [([0, 1], 2), ([2, 3], 2), ([4, 4], 1)]
+    assert [count for _, count in filled_batches(4, 2)] == [2, 2]
+    assert not list(filled_batches(0, 2))
 
 
 def test_epochs_and_seeds_differ():

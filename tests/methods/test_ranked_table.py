@@ -92,3 +92,5 @@ def test_what_does_not_fit_is_said(tokenizer):
     sets = RankedSet(path="x.json"), RankedSet(path="x.json", depth=2)
     with pytest.raises(ConfigError, match="same depth and match"):
         read_ranked_table(sets, tokenizer)
+    with pytest.raises(ConfigError, match="no train_sets"):
+        read_ranked_table((), tokenizer)

@@ -1,27 +1,13 @@
 """Which ranked questions are trained on, and what is drawn of them for a batch."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from art_jax.data import oracle
 from art_jax.data.oracle import OracleRules
-from art_jax.data.tokenizers import Tokenizer
 from art_jax.errors import ConfigError, DataError
-from art_jax.methods.ranked_table import RankedSet, RankedTable, read_ranked_table
-
-
-def read_train_sets(sets: Sequence[RankedSet], tokenizer: Tokenizer) -> RankedTable:
-    """The table of the sets to train on.
-
-    Raises:
-        ConfigError: there is none, or they differ in `match` or `depth`.
-        DataError: a file breaks its format.
-    """
-    if not sets:
-        raise ConfigError("there are no train_sets: give one at least.")
-    return read_ranked_table(tuple(sets), tokenizer)
+from art_jax.methods.ranked_table import RankedTable
 
 
 def draw_batch(

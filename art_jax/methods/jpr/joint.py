@@ -16,7 +16,7 @@ import numpy as np
 
 from art_jax import partitioning
 from art_jax.data import oracle
-from art_jax.data.batches import batch_rows, check_num_examples
+from art_jax.data.batches import batch_rows, check_num_examples, filled_batches
 from art_jax.data.oracle import OracleRules
 from art_jax.data.prompts import PassagePrompt, make_rows
 from art_jax.errors import ConfigError
@@ -28,10 +28,9 @@ from art_jax.methods.jpr.drawn_batches import (
     draw_batch,
     find_answerable,
     fit_rules,
-    read_train_sets,
 )
 from art_jax.methods.jpr.held_out import build_evaluation, read_held_out
-from art_jax.methods.ranked_table import RankedSet, RankedTable
+from art_jax.methods.ranked_table import RankedSet, RankedTable, read_ranked_table
 from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import fid
 from art_jax.models.t5 import T5Config
@@ -311,19 +310,12 @@ class Jpr:
         batch_size: int,
         seed: int,
     ) -> Iterator[tuple[tuple[jax.Array, ...], int]]:
-        """Yields tokens, choices and where of questions, and how many there are.
-
-        Each batch has `batch_size`, so that one shape compiles; the last is filled up
-        with the last question.
-        """
+        """Yields tokens, choices and where of `filled_batches`, and what counts."""
         workspace.check_batch_size(batch_size)
         rows = make_rows(self.prompt, workspace.tokenizer)
         index_tokens = np.array(self.index_tokens, np.int32)
         depth = table.rows.shape[1]
-        for start in range(0, table.num_questions, batch_size):
-            questions = np.arange(start, start + batch_size)
-            count = min(batch_size, table.num_questions - start)
-            questions = np.minimum(questions, table.num_questions - 1)
+        for questions, count in filled_batches(table.num_questions, batch_size):
             indexes = [
                 oracle.draw_indexes(self.rules.num_indexes, depth, (seed, question))
                 for question in questions.tolist()
@@ -367,7 +359,7 @@ class Jpr:
         return np.stack([scores_of_picks(one, depth) for one in picks.choices])
 
     def _read(self, workspace: T5Workspace) -> RankedTable:
-        return read_train_sets(self.train_sets, workspace.tokenizer)
+        return read_ranked_table(self.train_sets, workspace.tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from art_jax import partitioning
-from art_jax.data.batches import batch_rows, check_num_examples
+from art_jax.data.batches import batch_rows, check_num_examples, filled_batches
 from art_jax.data.oracle import OracleRules
 from art_jax.data.prompts import (
     POINTWISE_TEMPLATE,
@@ -28,10 +28,9 @@ from art_jax.methods.jpr.drawn_batches import (
     describe,
     draw_batch,
     find_answerable,
-    read_train_sets,
 )
 from art_jax.methods.jpr.held_out import build_evaluation, read_held_out
-from art_jax.methods.ranked_table import RankedSet, RankedTable
+from art_jax.methods.ranked_table import RankedSet, RankedTable, read_ranked_table
 from art_jax.methods.t5_workspace import T5Workspace
 from art_jax.models import fid
 from art_jax.models.t5 import T5Config
@@ -203,9 +202,7 @@ class Pointwise:
         words = find_word_tokens(workspace.tokenizer, self.words)
         rows = make_rows(self.prompt, workspace.tokenizer)
         found = []
-        for start in range(0, table.num_questions, batch_size):
-            questions = np.arange(start, start + batch_size)
-            questions = np.minimum(questions, table.num_questions - 1)
+        for questions, _ in filled_batches(table.num_questions, batch_size):
             passages = table.rows[questions]
             tokens = rows.layout(
                 table.questions, questions, table.passages, passages, passages
@@ -222,7 +219,7 @@ class Pointwise:
         return np.concatenate(found)[: table.num_questions]
 
     def _read(self, workspace: T5Workspace) -> RankedTable:
-        return read_train_sets(self.train_sets, workspace.tokenizer)
+        return read_ranked_table(self.train_sets, workspace.tokenizer)
 
 
 def find_word_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:

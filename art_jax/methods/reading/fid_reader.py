@@ -16,7 +16,7 @@ import numpy as np
 
 from art_jax import partitioning
 from art_jax.data.answer_targets import AnswerCodec, TargetRules
-from art_jax.data.batches import batch_rows, check_num_examples
+from art_jax.data.batches import batch_rows, check_num_examples, filled_batches
 from art_jax.data.examples import RankedQuestion
 from art_jax.data.prompts import PassagePrompt, PromptRows, make_rows
 from art_jax.data.questions import Question
@@ -315,23 +315,15 @@ class FidReader:
 
     def _batches(
         self, workspace: T5Workspace, table: RankedTable, batch_size: int
-    ) -> Iterator[tuple[range, jax.Array]]:
-        """Yields numbers of questions, and the tokens of as many or more.
-
-        Each batch has `batch_size`, so that one shape compiles; the last is filled up
-        with the last question.
-        """
+    ) -> Iterator[tuple[np.ndarray, jax.Array]]:
+        """Yields the questions that count of `filled_batches`, and tokens of all."""
         workspace.check_batch_size(batch_size)
         rows = make_rows(self.prompt, workspace.tokenizer)
-        for start in range(0, table.num_questions, batch_size):
-            questions = range(start, min(start + batch_size, table.num_questions))
-            filled = np.minimum(np.arange(batch_size) + start, questions[-1])
-            batch = workspace.put_batch({"tokens": _lay_out(rows, table, filled)})
-            yield questions, batch["tokens"]
+        for questions, count in filled_batches(table.num_questions, batch_size):
+            batch = workspace.put_batch({"tokens": _lay_out(rows, table, questions)})
+            yield questions[:count], batch["tokens"]
 
     def _read(self, workspace: T5Workspace) -> ReaderTable:
-        if not self.train_sets:
-            raise ConfigError("there are no train_sets: give one at least.")
         return read_reader_table(self.train_sets, self.targets, workspace.tokenizer)
 
     def _build_evaluation(

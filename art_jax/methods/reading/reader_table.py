@@ -8,13 +8,14 @@ from art_jax.data.answer_targets import TargetRules
 from art_jax.data.examples import RankedQuestion
 from art_jax.data.questions import Question
 from art_jax.data.tokenizers import Tokenizer
-from art_jax.errors import ConfigError, DataError
+from art_jax.errors import DataError
 from art_jax.evaluation.grounding import find_targets
 from art_jax.methods.ranked_table import (
     RankedSet,
     RankedTable,
     build_ranked_table,
     read_ranked,
+    what_is_common,
 )
 
 
@@ -71,7 +72,7 @@ def read_reader_table(
     """Returns the table of some sets, kept for whoever asks again.
 
     Raises:
-        ConfigError: sets differ in `match`.
+        ConfigError: there is no set, or they differ in `match`.
         DataError: a file breaks its format, or nothing can be said of any question.
     """
     ranked, match = _read_sets(sets, tokenizer)
@@ -85,7 +86,7 @@ def read_held_out(
     """Returns the first `count` questions of some sets, or all, and their passages.
 
     Raises:
-        ConfigError: sets differ in `match`.
+        ConfigError: there is no set, or they differ in `match`.
         DataError: a file breaks its format, or no question has an answer.
     """
     ranked = _read_sets(sets, tokenizer)[0][:count]
@@ -116,12 +117,10 @@ def _read_sets(
     sets: tuple[RankedSet, ...], tokenizer: Tokenizer
 ) -> tuple[list[RankedQuestion], str]:
     """Questions of all sets with the passages that are read, and the sets' match."""
-    matches = {one.match for one in sets}
-    if len(matches) > 1:
-        raise ConfigError(f"sets of one table have the same match, not {matches}.")
+    (match,) = what_is_common(sets, "match")
     ranked = [
         dataclasses.replace(each, candidates=each.candidates[: one.depth])
         for one in sets
         for each in read_ranked(one, tokenizer)
     ]
-    return ranked, matches.pop()
+    return ranked, match

@@ -39,7 +39,7 @@ def test_rules_take_the_depth_of_the_rankings_where_they_say_none():
             drawn_batches.fit_rules(whole, depth)
 
 
-def test_questions_without_an_answer_in_their_passages_are_left_out(table, tokenizer):
+def test_questions_without_an_answer_in_their_passages_are_left_out(table):
     found = drawn_batches.find_answerable(table)
     assert found.tolist() == [
         place for place, held in enumerate(table.held) if held.any()
@@ -50,5 +50,3 @@ def test_questions_without_an_answer_in_their_passages_are_left_out(table, token
     assert drawn_batches.describe(lost).startswith("1 ranked questions")
     with pytest.raises(DataError, match="20 questions, and no passage holds"):
         drawn_batches.find_answerable(dataclasses.replace(lost, held=tuple(without)))
-    with pytest.raises(ConfigError, match="no train_sets"):
-        drawn_batches.read_train_sets((), tokenizer)
