@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from art_jax.data import example_files
-from art_jax.data.examples import RankedQuestion
+from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
 from art_jax.data.layouts import TokenTable, make_token_table
 from art_jax.data.tokenizers import Tokenizer
-from art_jax.errors import ConfigError
+from art_jax.errors import ConfigError, DataError
 from art_jax.evaluation.multi_answer import answers_held
 from art_jax.teacher.passage_pool import make_pool
+
+# In place of a way to find answers in texts: what is right is told by the file.
+GIVEN = "given"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +25,13 @@ class RankedSet:
 
     task: a SeqIO task or mixture of them.
     path: a file, in place of a task.
-    file_format: of the file, one of `example_files.formats_of(RankedQuestion)`.
+    file_format: of the file, one of `example_files.FORMATS`. Of training examples, as
+        of MS MARCO, a ranking is the positives, the hard negatives and the negatives.
     split: of the task.
     depth: passages of each ranking that are kept, B in the paper; None: all.
-    match: how an answer is found in a text, one of `answers.MATCHES`.
+    match: how an answer is found in a text, one of `answers.MATCHES`; or `GIVEN`: right
+        are the positives of a training example, and what `has_answer` says of others,
+        as if they held the one answer of their question.
 
     Raises:
         ConfigError: there is not one source, or a number is not positive.
@@ -44,10 +50,10 @@ class RankedSet:
                 f"a RankedSet has task {self.task!r} and path {self.path!r}: give one "
                 "of the two."
             )
-        known = example_files.formats_of(RankedQuestion)
+        known = example_files.FORMATS
         if self.path is not None and self.file_format not in known:
             raise ConfigError(
-                f"{self.path} is of format {self.file_format!r}: rankings are "
+                f"{self.path} is of format {self.file_format!r}: choose of "
                 f"{', '.join(known)}."
             )
         if self.depth is not None and self.depth < 1:
@@ -104,7 +110,9 @@ def read_ranked(one: RankedSet, tokenizer: Tokenizer) -> Iterator[RankedQuestion
         DataError: a file breaks its format.
     """
     if one.path is not None:
-        yield from example_files.read_examples(one.path, one.file_format)
+        for example in example_files.read_examples(one.path, one.file_format):
+            is_ranked = isinstance(example, RankedQuestion)
+            yield example if is_ranked else as_ranking(example, one.depth)
         return
     from art_jax.data import vocabularies
     from art_jax.data.example_sources import example_of_fields
@@ -116,6 +124,28 @@ def read_ranked(one: RankedSet, tokenizer: Tokenizer) -> Iterator[RankedQuestion
         # Questions are tokenised later, with the rest; two tokens are the fewest.
         for _, ranked in read_task(task, one.split, 3, make_row):
             yield from ranked
+
+
+def as_ranking(example: TrainingExample, depth: int | None = None) -> RankedQuestion:
+    """The passages of an example, of which `has_answer` says which are right.
+
+    Right ones come last, so that what judges all alike has found nothing.
+
+    Args:
+        example: its scores, of lists that are not one, are left out.
+        depth: the most passages; wrong ones give way, `negatives` first. None: all.
+    """
+
+    def judged(candidates: Iterable[Candidate], is_right: bool) -> list[Candidate]:
+        return [
+            Candidate(candidate.passage, has_answer=is_right)
+            for candidate in candidates
+        ]
+
+    right = judged(example.positives, is_right=True)[:depth]
+    wrong = judged((*example.hard_negatives, *example.negatives), is_right=False)
+    room = len(wrong) if depth is None else depth - len(right)
+    return RankedQuestion(example.question, (*wrong[:room], *right))
 
 
 def build_ranked_table(
@@ -131,7 +161,10 @@ def build_ranked_table(
         ranked: questions, each with its ranking.
         tokenizer: the T5's.
         depth: passages of each ranking that are kept; None: all.
-        match: how an answer is found in a text, one of `answers.MATCHES`.
+        match: see `RankedSet`.
+
+    Raises:
+        DataError: `match` is `GIVEN`, and of a passage it is not told.
     """
     ranked = [
         dataclasses.replace(one, candidates=one.candidates[:depth]) for one in ranked
@@ -153,7 +186,11 @@ def build_ranked_table(
         passages=make_token_table(titles, texts),
         rows=pool.rows,
         priors=priors,
-        held=tuple(_find_answers(ranked, pool.rows, pool.passages, match)),
+        held=tuple(
+            map(_given_answers, ranked)
+            if match == GIVEN
+            else _find_answers(ranked, pool.rows, pool.passages, match)
+        ),
     )
 
 
@@ -208,3 +245,15 @@ def _find_answers(ranked, rows, passages, match: str) -> Iterator[np.ndarray]:
     for one, answers in zip(ranked, groups, strict=True):
         depth = len(one.candidates)
         yield next(held)[:depth] if answers else np.zeros((depth, 0), bool)
+
+
+def _given_answers(ranked: RankedQuestion) -> np.ndarray:
+    """What a file tells of one question's passages, [passages, 1] bool."""
+    told = [candidate.has_answer for candidate in ranked.candidates]
+    if None in told:
+        raise DataError(
+            f"question {ranked.question.question_id!r} has passages of which no "
+            f"'has_answer' tells whether they are right, as match {GIVEN!r} needs: "
+            "give training examples, or another match, by which answers are looked for."
+        )
+    return np.array(told, bool)[:, None]

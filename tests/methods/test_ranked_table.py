@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from art_jax.data.example_files import write_examples
-from art_jax.data.examples import Candidate, RankedQuestion
+from art_jax.data.examples import Candidate, RankedQuestion, TrainingExample
 from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
-from art_jax.errors import ConfigError
+from art_jax.errors import ConfigError, DataError
 from art_jax.methods.ranked_table import (
+    GIVEN,
     RankedSet,
+    as_ranking,
     build_ranked_table,
     read_ranked_table,
 )
@@ -82,11 +84,60 @@ def test_sets_are_read_from_files(rankings, tokenizer, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+EXAMPLE = TrainingExample(
+    Question("a", "w1", ("w9",)),
+    positives=(Candidate(Passage("1", "w2"), 9.0), Candidate(Passage("2", "w3"))),
+    negatives=(Candidate(Passage("3", "w4 w9")),),
+    hard_negatives=(Candidate(Passage("4", "w5")),),
+)
+
+
+@pytest.mark.parametrize(
+    ("depth", "ids"),
+    [(None, "4312"), (4, "4312"), (3, "412"), (2, "12"), (1, "1")],
+)
+def test_an_example_is_a_ranking_with_what_is_right_at_its_end(depth, ids):
+    ranked = as_ranking(EXAMPLE, depth)
+    assert "".join(one.passage.passage_id for one in ranked.candidates) == ids
+    for one in ranked.candidates:
+        assert (one.has_answer, one.score) == (one.passage.passage_id in "12", None)
+    assert ranked.question == EXAMPLE.question
+
+
+@pytest.mark.parametrize("file_format", ["dpr", "tevatron"])
+def test_what_is_right_is_told_by_training_examples(tokenizer, tmp_path, file_format):
+    path = tmp_path / "examples"
+    write_examples(path, [EXAMPLE], file_format)
+    given = RankedSet(path=str(path), file_format=file_format, depth=3, match=GIVEN)
+    (held,) = read_ranked_table((given,), tokenizer).held
+    np.testing.assert_array_equal(held, [[False], [True], [True]])
+    looked_for = dataclasses.replace(given, depth=None, match="string")
+    if file_format == "dpr":  # Tevatron's has no answers.
+        (held,) = read_ranked_table((looked_for,), tokenizer).held
+        np.testing.assert_array_equal(held, [[False], [True], [False], [False]])
+
+
+def test_what_is_right_is_told_by_rankings(tokenizer):
+    candidates = (
+        Candidate(Passage("1", "w2"), 2.0, False),
+        Candidate(Passage("2", "w3"), 1.0, True),
+    )
+    one = RankedQuestion(Question("a", "w1"), candidates)
+    empty = RankedQuestion(Question("b", "w1"), ())
+    table = build_ranked_table([one, empty], tokenizer, match=GIVEN)
+    assert [held.tolist() for held in table.held] == [[[False], [True]], []]
+    assert table.held[1].shape == (0, 1)
+    unknown = dataclasses.replace(candidates[0], has_answer=None)
+    one = dataclasses.replace(one, candidates=(candidates[1], unknown))
+    with pytest.raises(DataError, match="question 'a' has passages of which no"):
+        build_ranked_table([one], tokenizer, match=GIVEN)
+
+
 def test_what_does_not_fit_is_said(tokenizer):
     with pytest.raises(ConfigError, match="give one of the two"):
         RankedSet()
-    with pytest.raises(ConfigError, match="of format 'dpr'"):
-        RankedSet(path="x.json", file_format="dpr")
+    with pytest.raises(ConfigError, match="of format 'csv': choose of dpr, tevatron"):
+        RankedSet(path="x.json", file_format="csv")
     with pytest.raises(ConfigError, match="depth of x.json is 0"):
         RankedSet(path="x.json", depth=0)
     sets = RankedSet(path="x.json"), RankedSet(path="x.json", depth=2)

@@ -65,7 +65,8 @@ def find_answerable(table: RankedTable) -> np.ndarray:
     if not len(found):
         raise DataError(
             f"{table.num_questions} questions, and no passage holds an answer of any: "
-            "there is nothing to train on."
+            "there is nothing to train on. Where files tell what is right, as training "
+            "examples do, the match is 'given'."
         )
     return found
 

@@ -43,8 +43,8 @@ class Pointwise:
     """monoT5's settings; the wording is that of castorini's models.
 
     Attributes:
-        train_sets: rankings to train on; questions of which no passage holds an answer
-            are left out.
+        train_sets: rankings to train on; questions of which no passage holds an answer,
+            or is given as right, are left out.
         num_negatives: of each question, passages without an answer beside one with an
             answer, drawn anew each time. A batch of 512 questions is one of the
             paper's 1,024 passages.

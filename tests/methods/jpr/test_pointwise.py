@@ -6,10 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from art_jax.data.example_files import write_examples
+from art_jax.data.examples import Candidate, TrainingExample
+from art_jax.data.passages import Passage
 from art_jax.data.prompts import PassagePrompt
+from art_jax.data.questions import Question
 from art_jax.errors import ConfigError
 from art_jax.methods.jpr.pointwise import Pointwise, find_word_tokens
-from art_jax.methods.ranked_table import RankedSet
+from art_jax.methods.ranked_table import GIVEN, RankedSet
 from art_jax.models import t5
 
 METHOD = Pointwise(
@@ -82,6 +86,28 @@ def test_scores_are_the_softmax_of_two_words(make_space, table, params, mesh):
     got = found[found > -np.inf]
     for score in want:
         assert np.abs(got - score).min() < 1e-3
+
+
+def test_it_learns_from_judgments_whatever_texts_hold(make_space, tokenizer, tmp_path):
+    # The wrong passages hold the answer, the right one does not.
+    wrong = tuple(Candidate(Passage(name, f"w8 {name}")) for name in ("w2", "w3"))
+    examples = [
+        TrainingExample(
+            Question(f"q{number}", "w1", ("w8",)),
+            (Candidate(Passage("1", "w9")),),
+            hard_negatives=wrong,
+        )
+        for number in range(BATCH)
+    ]
+    path = tmp_path / "train.json"
+    write_examples(path, examples, "dpr")
+    judged = RankedSet(path=str(path), file_format="dpr", match=GIVEN)
+    batch = bind(make_space(), None, train_sets=(judged,)).make_batch(0)
+    (right,) = tokenizer.encode_batch(["w9"])
+    has_right = (np.asarray(batch["tokens"]) == right[0]).any(axis=2)
+    np.testing.assert_array_equal(has_right, batch["is_positive"])
+    assert batch["is_positive"].tolist() == [[True, False, False]] * BATCH
+    assert batch["where"].all()
 
 
 def test_words_are_one_token_each(tokenizer):
