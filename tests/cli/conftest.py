@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import io
 import json
 import pathlib
 import platform
@@ -10,6 +11,7 @@ import sys
 
 import jax
 import pytest
+import sentencepiece
 
 from art_jax.cli.main import main
 from art_jax.data import example_files
@@ -18,6 +20,7 @@ from art_jax.data.passages import Passage
 from art_jax.data.questions import Question
 
 FOLDER = pathlib.Path(__file__).parent
+GOLDEN = FOLDER.parent / "golden"
 GIN_FILE = FOLDER / "small_run.gin"
 ANIMALS = ["otter", "badger", "heron", "salmon", "falcon", "beetle", "walrus"]
 NUM_PASSAGES = 30
@@ -144,6 +147,23 @@ def train(art_jax, corpus, tmp_path):
         return art_jax(*train_arguments(corpus, tmp_path / "run", **macros), *more)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def t5_with_pieces(tmp_path_factory):
+    """A T5 of Hugging Face with a vocabulary of its own. Read only."""
+    folder = tmp_path_factory.mktemp("teachers") / "t5"
+    shutil.copytree(GOLDEN / "hf" / "t5_v1_1", folder)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["what eats the heron", "the heron eats food"] * 9),
+        model_writer=model,
+        vocab_size=30,
+        hard_vocab_limit=False,
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2},
+    )
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """`art-jax export`: what leaves can be read again, and says what it is."""
 
 import dataclasses
-import io
 import json
 import pathlib
 import shutil
@@ -9,7 +8,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import sentencepiece
 
 from art_jax import manifest
 from art_jax.checkpoints import formats, tensors
@@ -137,20 +135,11 @@ def test_a_t5_leaves_in_both_forms(art_jax, source, to, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["huggingface", "t5x"])
-def test_a_t5s_vocabulary_leaves_with_it(art_jax, to, tmp_path):
-    source, out = tmp_path / "t5", tmp_path / "out"
-    shutil.copytree(GOLDEN / "hf" / "t5_v1_1", source)
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["what eats the heron", "the heron eats food"] * 9),
-        model_writer=model,
-        vocab_size=30,
-        hard_vocab_limit=False,
-        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2},
-    )
-    (source / "spiece.model").write_bytes(model.getvalue())
-    assert art_jax("export", source, "--to", to, "--output_dir", out).code == 0
-    assert (out / "spiece.model").read_bytes() == model.getvalue()
+def test_a_t5s_vocabulary_leaves_with_it(art_jax, t5_with_pieces, to, tmp_path):
+    out = tmp_path / "out"
+    assert art_jax("export", t5_with_pieces, "--to", to, "--output_dir", out).code == 0
+    pieces = (t5_with_pieces / "spiece.model").read_bytes()
+    assert (out / "spiece.model").read_bytes() == pieces
     assert (out / "tokenizer_config.json").exists() == (to == "huggingface")
 
 

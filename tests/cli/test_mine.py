@@ -46,11 +46,15 @@ def test_a_retriever_finds_the_negatives_of_a_second_round(
         assert right not in [one.passage.passage_id for one in after.hard_negatives]
 
 
-def test_a_teacher_looks_at_what_was_found(art_jax, corpus, finished_run, tmp_path):
+@pytest.mark.parametrize("teacher", ["query_likelihood", "t5"])
+def test_a_teacher_looks_at_what_was_found(
+    art_jax, corpus, finished_run, t5_with_pieces, tmp_path, teacher
+):
+    teacher = t5_with_pieces if teacher == "t5" else teacher
     counts = []
     for margin in ("-99", "99"):
         flags = ("--queries", corpus / "known.jsonl", "-k", "8")
-        flags += ("--teacher", "query_likelihood", "--teacher_margin", margin)
+        flags += ("--teacher", teacher, "--teacher_margin", margin)
         output = tmp_path / "mined.json"
         code, out, err = mine(art_jax, finished_run, output, *flags)
         assert code == 0, err
