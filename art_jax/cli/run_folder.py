@@ -1,5 +1,6 @@
 """The folder of a run and its console: what all trainings have in common."""
 
+import difflib
 import json
 import pathlib
 import platform
@@ -62,7 +63,11 @@ def check_stage(stage: Stage, workspace) -> None:
 
 
 def write_facts(folder: pathlib.Path, params: Params) -> None:
-    """Writes config.gin, env.json and model-info.txt, as T5X users expect them."""
+    """Writes config.gin, env.json and model-info.txt, as T5X users expect them.
+
+    Settings that differ from those in a config.gin that is there are reported: a run
+    that goes on follows the new ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
         "python": sys.version,
@@ -87,5 +92,19 @@ def write_facts(folder: pathlib.Path, params: Params) -> None:
     lines.append(f"Total number of parameters: {total}")
     atomic.write_text(folder / "model-info.txt", "\n".join(lines) + "\n")
     if "gin" in sys.modules:
-        gin = sys.modules["gin"]
-        atomic.write_text(folder / "config.gin", gin.config_str())
+        path, settings = folder / "config.gin", sys.modules["gin"].config_str()
+        if path.exists():
+            changes = changed_settings(path.read_text(encoding="utf-8"), settings)
+            if changes:
+                report("settings have changed since the last start, and count from now")
+                report("\n".join(f"  {line}" for line in changes))
+        atomic.write_text(path, settings)
+
+
+def changed_settings(before: str, after: str) -> list[str]:
+    """The lines that two gin files do not share: "- K = 8", "+ K = 16"; no comments."""
+    lines = (
+        [line for line in text.splitlines() if line and not line.startswith("#")]
+        for text in (before, after)
+    )
+    return [line for line in difflib.ndiff(*lines) if line[0] in "+-"]

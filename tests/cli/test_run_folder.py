@@ -33,6 +33,14 @@ def test_a_clock_adds_up_parts():
     assert all(seconds >= 0 for seconds in clock.seconds.values())
 
 
+def test_settings_that_changed_are_told():
+    before = "# Of x:\nK = 8\nx.name = \\\n    'a'\n\nSEED = 0\n"
+    after = "# Of y:\nK = 16\nx.name = \\\n    'a'\nSEED = 0\n"
+    found = run_folder.changed_settings(before, after)
+    assert found == ["- K = 8", "+ K = 16"]
+    assert run_folder.changed_settings(before, before) == []
+
+
 def test_facts_name_every_parameter(tmp_path):
     whole = partitioning.replicated(partitioning.make_mesh(2))
     kernel = partitioning.put_global(np.ones((2, 3), np.float32), whole)

@@ -126,6 +126,10 @@ def test_the_same_command_again_finds_its_work_done(
     assert code == 0
     assert "warm_up: finished before, at step 2" in err
     assert "art: finished before, at step 4" in err
+    assert "settings have changed since the last start" in err
+    changed = [line for line in err.splitlines() if line.startswith(("  + ", "  - "))]
+    assert changed
+    assert all(str(finished_run) in line for line in changed if "  - " in line)
     after = files_of(run)
     for name, content in before.items():
         if name.startswith(("retriever/", "index/embeddings", "evidence/")):
