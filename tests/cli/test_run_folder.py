@@ -34,10 +34,10 @@ def test_a_clock_adds_up_parts():
 
 
 def test_settings_that_changed_are_told():
-    before = "# Of x:\nK = 8\nx.name = \\\n    'a'\n\nSEED = 0\n"
-    after = "# Of y:\nK = 16\nx.name = \\\n    'a'\nSEED = 0\n"
+    before = "# Of x:\nx.learning_rate = 0.001\nx.name = \\\n    'a'\n\nSEED = 0\n"
+    after = "# Of y:\nx.learning_rate = 0.002\nx.name = \\\n    'a'\nSEED = 0\n"
     found = run_folder.changed_settings(before, after)
-    assert found == ["- K = 8", "+ K = 16"]
+    assert found == ["- x.learning_rate = 0.001", "+ x.learning_rate = 0.002"]
     assert run_folder.changed_settings(before, before) == []
 
 
