@@ -1,24 +1,24 @@
 """Rerankers of questions with several answers, in a world that is made up.
 
     python benchmarks/multi_answer_world.py --json
-    python benchmarks/multi_answer_world.py --seeds 3 --depths 5 10 --betas 0 1 2 3
+    python benchmarks/multi_answer_world.py --seeds 0 1 2 --depths 5 10 --ablations
 
 A question asks for a kind of thing of somebody's ("taste person7"). He has one to five
 of that kind; a passage tells one of them, the first is told ten times, the second three
 times, the others once. A ranking holds all these passages, passages about other kinds
 of the same person, and passages about other people, in an order that says little.
 
-A T5 without any weights is trained first, on questions of their own, in what a T5 that
-was trained on text can do: to judge passages one by one, to point at right ones, to say
-what the passage of an index tells, and which other passages tell the same. From these
-weights on monoT5, IndepPR and JPR are each trained with as many steps of as many
-questions, and rerank rankings they have not seen.
+A T5 without any weights has lessons first, on questions of their own, in what a T5 that
+was trained on text can do: to look a passage up by its index and compare it with
+others, and to point at right ones that tell what some others do not. From these weights
+on monoT5, IndepPR and JPR are each trained with as many steps of as many questions, and
+rerank rankings they have not seen.
 
 Printed for each: MRecall of all questions and of those with several answers; the share
 of picks that hold an answer; and, of the picks after the first of a question that had
-an answer left, the share that hold one ("new"). Two lines of reference: any order of
-the right passages, which is the most that scores of relevance can say, and the best
-order there is. Means over seeds, with the standard deviation.
+an answer left, the share that hold one ("new"). Besides: the first weights, decoded as
+JPR's are; any order of the right passages, which is the most that scores of relevance
+can say; and the best order there is. Means over seeds, with the standard deviation.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from art_jax.data.questions import Question
 from art_jax.evaluation.multi_answer import multi_answer_recall
 from art_jax.generation.tree import TreeRules
 from art_jax.losses import dynamic_oracle
-from art_jax.methods.jpr.joint import IndepPr, Jpr, scores_of_picks
+from art_jax.methods.jpr.joint import IndepPr, Jpr, decoder_inputs, scores_of_picks
 from art_jax.methods.jpr.pointwise import Pointwise
 from art_jax.methods.ranked_table import build_ranked_table
 from art_jax.methods.t5_workspace import T5Workspace
@@ -55,12 +55,14 @@ VALUES_A_KIND, PEOPLE, FILLERS = 12, 40, 6
 TELLINGS = (10, 3, 1, 1, 1)
 NUM_VALUES = (0.3, 0.25, 0.2, 0.15, 0.1)
 DEPTH = INDEXES = 32
-INDEX_TOKENS = tuple(range(4, 4 + INDEXES))
+FEW, MANY = 6, 16
+TOLD, INDEX_TOKENS = 3, tuple(range(4, 4 + INDEXES))
 # An index, the question's kind and person, the passage's person, kind and value, a
 # filler, the end.
 JOINT = {"prompt": PassagePrompt("{i} {q} {c}", 8), "index_tokens": INDEX_TOKENS}
 VALUE_COLUMN = 5
 ABLATIONS = {
+    "answerless negatives": {"prefix": "answerless"},
     "no negatives": {"prefix": "positives"},
     "teacher forcing": {"prefix": "ranked"},
 }
@@ -90,7 +92,7 @@ class WordList:
 
 def make_tokenizer():
     """Returns the tokeniser of the world's words."""
-    words = ["<pad>", "</s>", "<unk>", "<free>"]
+    words = ["<pad>", "</s>", "<unk>", "<told>"]
     words += [f"<index{number}>" for number in range(INDEXES)]
     words += ["true", "false", *KINDS]
     words += [f"{kind}{number}" for kind in KINDS for number in range(VALUES_A_KIND)]
@@ -99,7 +101,7 @@ def make_tokenizer():
     return WordList(tuple(words))
 
 
-def make_rankings(count, seed, tellings=TELLINGS, num_values=NUM_VALUES):
+def make_rankings(count, seed, tellings=TELLINGS, num_values=NUM_VALUES, depth=DEPTH):
     """Returns questions with rankings.
 
     Args:
@@ -107,24 +109,25 @@ def make_rankings(count, seed, tellings=TELLINGS, num_values=NUM_VALUES):
         seed: of everything.
         tellings: passages that tell a person's first value, the second, and so on.
         num_values: share of the questions that have one value, two, and so on.
+        depth: passages of a ranking.
     """
     # Not the stream of any run's batches, or these would come sorted by it.
     rng = np.random.default_rng([seed, 2021])
     numbers = 1 + rng.choice(len(num_values), size=count, p=num_values)
     return [
-        make_ranking(f"q{place}", tellings[:number], rng)
+        make_ranking(f"q{place}", tellings[:number], depth, rng)
         for place, number in enumerate(numbers)
     ]
 
 
-def make_ranking(question_id, tellings, rng):
+def make_ranking(question_id, tellings, depth, rng):
     """Returns one question: a kind, its values, and passages in an uncertain order."""
     person, kind = rng.integers(PEOPLE), KINDS[rng.integers(len(KINDS))]
     values = rng.permutation(VALUES_A_KIND)
     own, foreign = values[: len(tellings)], values[len(tellings) :]
     told = np.repeat(own, tellings)
     found = [(tell(person, kind, number, rng), 1.5) for number in told]
-    while len(found) < DEPTH:
+    while len(found) < depth:
         if rng.random() < 0.5:
             other = KINDS[rng.integers(len(KINDS))]
             if other == kind:
@@ -135,7 +138,7 @@ def make_ranking(question_id, tellings, rng):
             # Another's passage that told his value would hold an answer by chance.
             text = tell(someone, kind, rng.choice(foreign), rng)
         found.append((text, 0.0))
-    scores = np.array([signal for _, signal in found]) + rng.gumbel(size=DEPTH)
+    scores = np.array([signal for _, signal in found]) + rng.gumbel(size=depth)
     order = np.argsort(-scores)
     groups = tuple((f"{kind}{number}",) for number in own)
     return RankedQuestion(
@@ -160,26 +163,27 @@ def tell(person, kind, number, rng):
 def main():
     """Trains and measures."""
     flags = measure.parser(__doc__.split("\n")[0])
-    flags.add_argument("--seeds", type=int, default=1)
+    flags.add_argument("--seeds", type=int, nargs="+", default=[0])
     flags.add_argument("--depths", type=int, nargs="+", default=[5], help="k")
-    flags.add_argument("--steps", type=int, default=600, help="of each method")
-    flags.add_argument("--judging-steps", type=int, default=400, help="first")
+    flags.add_argument("--steps", type=int, default=1000, help="of each method")
     flags.add_argument(
-        "--pointing-steps", type=int, nargs=3, default=[500, 500, 900], help="then"
+        "--lesson-steps",
+        type=int,
+        nargs=4,
+        default=[1000, 1500, 800, 4000],
+        help="before: reading, and the three of listing",
     )
-    flags.add_argument("--reading-steps", type=int, default=0, help="at last")
     flags.add_argument("--batch-size", type=int, default=32)
     flags.add_argument("--num-passages", type=int, default=16, help="read in training")
     flags.add_argument("--questions", type=int, default=4000)
     flags.add_argument("--test-questions", type=int, default=500)
-    flags.add_argument("--first-learning-rate", type=float, default=2e-3)
-    flags.add_argument("--learning-rate", type=float, default=1e-3, help="of methods")
+    flags.add_argument("--learning-rate", type=float, default=3e-4, help="of methods")
     flags.add_argument("--gammas", type=float, nargs="+", default=[1.0])
-    flags.add_argument("--betas", type=float, nargs="+", default=[0.0, 1.0, 2.0, 3.0])
+    flags.add_argument("--betas", type=float, nargs="+", default=[0.0, 1.0, 2.0])
     flags.add_argument("--walk", default="random", help="see OracleRules")
     flags.add_argument("--ablations", action="store_true", help="of JPR's training")
     options = flags.parse_args()
-    runs = [run(options, seed) for seed in range(options.seeds)]
+    runs = [run(options, seed) for seed in options.seeds]
     result = {"questions": options.test_questions, "steps": options.steps}
     for name in runs[0]:
         each = [one[name] for one in runs]
@@ -205,43 +209,31 @@ def run(options, seed):
         dtype="float32",
     )
     space = T5Workspace(partitioning.make_mesh(1), config, tokenizer)
-    train, test, before, flat = (
-        build_ranked_table(made, tokenizer)
-        for made in (
-            make_rankings(options.questions, 4 * seed),
-            make_rankings(options.test_questions, 4 * seed + 1),
-            make_rankings(options.questions, 4 * seed + 2),
-            # No value is common here, so that it cannot be guessed what is told.
-            make_rankings(options.questions, 4 * seed + 3, (2,) * 5, (0, 0, 0, 0, 1)),
-        )
+    train, test = (
+        build_ranked_table(make_rankings(count, 6 * seed + place), tokenizer)
+        for place, count in enumerate((options.questions, options.test_questions))
     )
-
-    def learn(name, method, params, table, steps=None):
-        rate = options.learning_rate if steps is None else options.first_learning_rate
-        name, steps = f"{seed} {name}", steps or options.steps
-        return fit(name, method, space, table, params, steps, rate, options.batch_size)
-
     pointwise = Pointwise(num_negatives=3, prompt=PassagePrompt("{q} {c}", 7))
-    params = t5.init_params(config, jax.random.key(seed))
-    params = learn("judging", pointwise, params, before, options.judging_steps)
-    # Of few passages first: of many, attention takes far longer to form.
-    for (size, k), steps in zip(
-        ((2, 1), (options.num_passages, 1), (options.num_passages, 5)),
-        options.pointing_steps,
-        strict=True,
-    ):
-        rules = OracleRules(k, size, INDEXES, positives="all")
-        point = IndepPr(rules=rules, **JOINT)
-        params = learn(f"pointing {k} of {size}", point, params, before, steps)
-    if options.reading_steps:
-        read = Reading(rules=rules, **JOINT)
-        params = learn("reading", read, params, flat, options.reading_steps)
-    start = jax.device_get(params)
+    start = learn_lessons(options, seed, space)
+
+    def learn(name, method, params, table):
+        return fit(
+            f"{seed} {name}",
+            method,
+            space,
+            table,
+            params,
+            options.steps,
+            options.learning_rate,
+            options.batch_size,
+        )
 
     drawn = {"num_passages": options.num_passages, "num_indexes": INDEXES}
     results = references(test, options.depths, seed)
     results |= measures("retrieval", test, test.priors, options.depths)
-    params = learn("monoT5", pointwise, start, train)
+    # No lesson has shown it a passage alone.
+    params = fit(f"{seed} judging", pointwise, space, train, start, 400, 2e-3, 32)
+    params = learn("monoT5", pointwise, params, train)
     scores = pointwise.log_likelihoods(params, space, test, batch_size=100)
     results |= measures("monoT5", test, scores, options.depths)
     for k in options.depths:
@@ -253,11 +245,59 @@ def run(options, seed):
         )
         results |= measures("IndepPR", test, score(test), [k])
         ranked = train.with_priors(score(train))
+        first = Jpr(rules=OracleRules(k, **drawn), **JOINT)
+        results |= decoded("first weights", first, start, space, test, [])
         for name, jpr in joint_methods(options, {"k": k, **drawn}).items():
             params = learn(f"{name} k={k}", jpr, start, ranked)
             results |= decoded(name, jpr, params, space, test, options.betas)
     print(f"{seed} {results}", file=sys.stderr)
     return results
+
+
+def learn_lessons(options, seed, space):
+    """Returns a T5 that can look up, compare and list."""
+    right, few, many = (
+        build_ranked_table(
+            make_rankings(count, 6 * seed + place, *made), space.tokenizer
+        )
+        for place, (count, *made) in enumerate(
+            (
+                (20_000, (3, 3), (0, 1), FEW),
+                (20_000, (2, 2), (0, 1), FEW),
+                (20_000, (3, 3, 3, 2, 2), (0, 0.3, 0.3, 0.2, 0.2), MANY),
+            ),
+            start=2,
+        )
+    )
+    whole = {"positives": "all", "prefix": "positives", "num_indexes": INDEXES}
+    of_few = OracleRules(FEW, FEW, **whole)
+    of_many = OracleRules(MANY, MANY, **whole)
+    lessons = (
+        # Few passages first, all of them right: of many, attention takes far longer to
+        # form, and what was named matters less.
+        ("reading", Reading(rules=of_few, **JOINT), right, 2e-3, 64),
+        (
+            "listing of right ones",
+            Listing(rules=of_few, by_value=True, asked=("new", "told"), **JOINT),
+            right,
+            1e-3,
+            64,
+        ),
+        (
+            "listing of few",
+            Listing(rules=of_few, by_value=True, **JOINT),
+            few,
+            1e-3,
+            64,
+        ),
+        ("listing of many", Listing(rules=of_many, **JOINT), many, 1e-3, 32),
+    )
+    params = t5.init_params(space.config, jax.random.key(seed))
+    for (name, method, table, rate, size), steps in zip(
+        lessons, options.lesson_steps, strict=True
+    ):
+        params = fit(f"{seed} {name}", method, space, table, params, steps, rate, size)
+    return jax.device_get(params)
 
 
 def joint_methods(options, drawn):
@@ -289,33 +329,77 @@ def decoded(name, jpr, params, space, test, betas):
 
 @dataclasses.dataclass(frozen=True)
 class Reading(IndepPr):
-    """IndepPR that also learns to look passages up by their index.
+    """A lesson: what does the passage of an index tell, and which others tell it?
 
-    Behind an index the decoder says the value that its passage tells, and points at the
-    other passages that tell it; the sum of the three losses.
+    Behind each index the decoder says the value, and points at the other passages that
+    tell it; the sum of both losses.
     """
 
     def loss(self, config, params, batch, key):
-        """Returns the mean over questions, and how often each of the three is right."""
+        """Returns the mean over passages, and that of each question."""
         del key
         encoded, mask = fid.encode(params, config, batch["tokens"])
         choices, where = batch["choices"], batch["where"]
-        start = jnp.zeros_like(choices[:, :1])
-        inputs = jnp.concatenate([start, choices], axis=1)
-        logits = fid.decode(params, config, encoded, mask, inputs)
+        logits = fid.decode(params, config, encoded, mask, choices)
         scores = dynamic_oracle.choice_log_likelihoods(logits, choices, where)
         values = batch["tokens"][..., VALUE_COLUMN]
-        said = jax.nn.log_softmax(logits[:, 1:])
-        is_right = jax.nn.one_hot(values, config.vocab_size, dtype=jnp.bool_)
-        is_same = (values[:, :, None] == values[:, None]) & where[:, None]
-        is_same &= where[:, :, None] & ~jnp.eye(values.shape[1], dtype=bool)
-        parts = {
-            "pointing": (scores[:, :1], batch["is_positive"][:, None]),
-            "saying": (said, is_right & where[..., None]),
-            "matching": (scores[:, 1:], is_same),
+        is_same = values[:, :, None] == values[:, None]
+        is_same &= ~jnp.eye(values.shape[1], dtype=bool)
+        is_said = jax.nn.one_hot(values, config.vocab_size, dtype=jnp.bool_)
+        losses = {
+            "saying": mean_nll(jax.nn.log_softmax(logits), is_said),
+            "matching": mean_nll(scores, is_same),
         }
-        losses = {name: mean_nll(*part) for name, part in parts.items()}
         return sum(losses.values()), losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing(IndepPr):
+    """A lesson: which right passages tell what those named before do not, or do?
+
+    It is asked both behind each one named: what is new as JPR asks, what was told with
+    another first token; for who learns the first alone forgets how to compare. Named
+    are right ones in a random order; or, if `by_value`, all that tell the same one
+    after the other, so that there is something new after most of them.
+    """
+
+    asked: tuple[str, ...] = ("new",)
+    by_value: bool = False
+    num_named: int = 8
+
+    def loss(self, config, params, batch, key):
+        """Returns the means over those named, and how likely something new is."""
+        values, choices = batch["tokens"][..., VALUE_COLUMN], batch["choices"]
+        right, prefix = batch["is_positive"], batch["prefix"]
+        if self.by_value:
+            turns = jax.random.uniform(key, (len(values), config.vocab_size))
+            turns = jnp.take_along_axis(turns, values, axis=1)
+            prefix = jnp.argsort(jnp.where(right, turns, 1.0), axis=1)
+        prefix = prefix[:, : self.num_named]
+        named = jax.nn.one_hot(prefix, values.shape[1], dtype=jnp.int32)
+        is_same = values[:, :, None] == values[:, None]
+        told = jnp.einsum("btn,bnm->btm", named, is_same.astype(jnp.int32))
+        was_named, was_told = (
+            (jnp.cumsum(each, axis=1) - each) > 0 for each in (named, told)
+        )
+        encoded, mask = fid.encode(params, config, batch["tokens"])
+        questions = {
+            "new": (0, right[:, None] & ~was_told),
+            "told": (TOLD, right[:, None] & was_told & ~was_named),
+        }
+        losses = {}
+        for name in self.asked:
+            first, is_asked = questions[name]
+            inputs = decoder_inputs(prefix, choices).at[:, 0].set(first)
+            logits = fid.decode(params, config, encoded, mask, inputs)
+            scores = dynamic_oracle.choice_log_likelihoods(
+                logits, choices, batch["where"]
+            )
+            losses[name] = mean_nll(scores, is_asked)
+            likely = jnp.where(is_asked, jnp.exp(scores), 0.0).sum(axis=2)
+            lines = jnp.maximum(is_asked.any(axis=2).sum(), 1)
+            losses[f"p({name})"] = likely.sum() / lines
+        return sum(losses[name] for name in self.asked), losses
 
 
 def mean_nll(log_likelihoods, is_right):

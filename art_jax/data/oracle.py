@@ -16,7 +16,7 @@ from art_jax.errors import ConfigError
 
 POSITIVES = ("covering", "all")
 WALKS = ("ranked", "random")
-PREFIXES = ("sampled", "positives", "ranked")
+PREFIXES = ("sampled", "answerless", "positives", "ranked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,9 @@ class OracleRules:
             "random": in an order drawn each time, so that any passage with an answer
             is a positive sometimes.
         prefix: "sampled", the positives and negatives up to k, in random order;
+            "answerless", the same, but of negatives only those that hold no answer, for
+            after one that tells an answer again "sampled" asks for that answer once
+            more (not in the paper);
             "positives", these alone, in random order (the ablation without negatives);
             "ranked", these alone, by prior score (teacher forcing).
 
@@ -144,13 +147,14 @@ def draw(
     read = np.concatenate([positives, others]).astype(np.int32)
     places = np.full(size, -1, np.int32)
     places[: len(read)] = read
+    priors = np.array(priors, np.float64)
+    if rules.prefix == "answerless":
+        priors[is_holder] = -np.inf
     return OracleDraw(
         places=places,
         indexes=_draw_indexes(rules.num_indexes, size, bits),
         is_positive=np.arange(size) < len(positives),
-        prefix=_draw_prefix(
-            np.asarray(priors, np.float64)[read], len(positives), rules, bits
-        ),
+        prefix=_draw_prefix(priors[read], len(positives), rules, bits),
     )
 
 
@@ -197,7 +201,7 @@ def _draw_prefix(
     """The numbers picked so far, [k] int32, of passages of which the first are right.
 
     Args:
-        priors: [passages read] float64.
+        priors: [passages read] float64; -inf for one that is no negative.
         num_positives: of them, the first.
         rules: how to draw.
         bits: consumed.
@@ -210,8 +214,8 @@ def _draw_prefix(
     else:
         perturbed = priors + rules.gamma * _gumbel(len(priors), bits)
         perturbed[:num_positives] = np.inf
-        best = np.argsort(-perturbed, kind="stable")
-        picked = _shuffled(best[: rules.k], bits)
+        best = np.argsort(-perturbed, kind="stable")[: rules.k]
+        picked = _shuffled(best[perturbed[best] > -np.inf], bits)
     prefix = np.full(rules.k, -1, np.int32)
     picked = picked[: rules.k]
     prefix[: len(picked)] = picked

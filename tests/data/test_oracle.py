@@ -75,8 +75,11 @@ def test_a_draw_is_sound(seed, positives, walk, prefix, num_passages):
     assert len(set(right) & set(picked)) == min(rules.k, len(right))
     if prefix == "sampled":
         assert len(picked) == min(rules.k, len(read))
+    elif prefix == "answerless":
+        is_wrong = ~held[drawn.places].any(axis=1) & is_read
+        assert set(picked) <= set(np.flatnonzero(drawn.is_positive | is_wrong).tolist())
     else:
-        assert set(picked) <= set(np.flatnonzero(drawn.is_positive).tolist())
+        assert set(picked) <= set(right)
 
 
 def test_covering_positives_are_of_the_ranking_or_of_any_order():
@@ -122,6 +125,33 @@ def test_negatives_of_a_prefix_follow_priors_and_noise():
     assert picked[4] == 1500
     picked[4] = 0
     np.testing.assert_allclose(picked / 1500, shares / shares.sum(), atol=0.04)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 9.0])
+def test_what_tells_an_answer_again_may_stay_out_of_a_prefix(gamma):
+    held = np.zeros((8, 2), bool)
+    held[[0, 1, 2], 0] = held[[2, 3], 1] = True
+    priors = np.array([9.0, 9, 9, 9, 1, 1, 1, 1])
+    rules = change(k=4, num_passages=8, gamma=gamma)
+    sampled = {
+        prefix: [
+            one.places[one.prefix[one.prefix >= 0]].tolist()
+            for one in draws(
+                dataclasses.replace(rules, prefix=prefix), 40, held, priors
+            )
+        ]
+        for prefix in ("sampled", "answerless")
+    }
+    # Passages 0 and 2 are the positives; what else holds an answer is redundant.
+    assert all(len(one) == 4 for one in sampled["answerless"])
+    assert all(
+        {0, 2} <= set(one) <= {0, 2, 4, 5, 6, 7} for one in sampled["answerless"]
+    )
+    assert any({1, 3} & set(one) for one in sampled["sampled"])
+    every = np.ones((5, 1), bool)
+    alone = change(k=4, num_passages=5, prefix="answerless")
+    for one in draws(alone, 9, every, np.zeros(5)):
+        assert one.prefix.tolist() == [0, -1, -1, -1]
 
 
 def test_a_prefix_has_its_positives_at_any_place_or_by_prior():
