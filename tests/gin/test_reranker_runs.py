@@ -101,6 +101,8 @@ def test_words_and_gamma_are_flags():
     stage = build("monot5_nq", bindings=["WORDS = ('true', 'false')"])
     assert stage.method.words == ("true", "false")
     assert build("jpr_trec", bindings=["GAMMA = 0.5"]).method.rules.gamma == 0.5
+    answerless = build("jpr_trec", bindings=["PREFIX = 'answerless'"]).method.rules
+    assert answerless.prefix == "answerless"
 
 
 @pytest.mark.parametrize(("run", "kind"), [("jpr", Jpr), ("indeppr", IndepPr)])
