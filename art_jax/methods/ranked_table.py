@@ -25,8 +25,8 @@ class RankedSet:
 
     task: a SeqIO task or mixture of them.
     path: a file, in place of a task.
-    file_format: of the file, one of `example_files.FORMATS`. Of training examples, as
-        of MS MARCO, a ranking is the positives, the hard negatives and the negatives.
+    file_format: of the file, one of `example_files.FORMATS`. Of training examples,
+        as of MS MARCO, a ranking is what `as_ranking` says.
     split: of the task.
     depth: passages of each ranking that are kept, B in the paper; None: all.
     match: how an answer is found in a text, one of `answers.MATCHES`; or `GIVEN`: right
