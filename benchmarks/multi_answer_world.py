@@ -170,7 +170,7 @@ def main():
         "--lesson-steps",
         type=int,
         nargs=4,
-        default=[1000, 1500, 800, 4000],
+        default=[1000, 1500, 2000, 4000],
         help="before: reading, and the three of listing",
     )
     flags.add_argument("--batch-size", type=int, default=32)
