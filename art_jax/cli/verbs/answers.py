@@ -2,6 +2,8 @@
 
 from art_jax.cli.verbs import common
 
+_RUN_FORMATS = ("trec-run", "dpr-results", "fid", "pyserini")
+
 
 def add_search(verbs) -> None:
     """Adds `art-jax search`."""
@@ -64,7 +66,7 @@ def add_evaluate(verbs) -> None:
     group.add_argument(
         "--match",
         default="string",
-        choices=["string", "regex", "kilt"],
+        choices=common.MATCHES,
         help="of answers, for --queries (a task says its own)",
     )
     group.add_argument(
@@ -139,12 +141,7 @@ def add_rerank(verbs) -> None:
         "--teacher query_likelihood\n"
         "  art-jax rerank dense.json jpr.json --method jpr --model runs/jpr -k 5",
     )
-    verb.add_argument(
-        "run_file",
-        metavar="RUN_FILE",
-        help="a TREC run, DPR's results, or pyserini's JSON",
-    )
-    verb.add_argument("output", metavar="OUT", help="file to write")
+    _add_files(verb)
     verb.add_argument(
         "--method", default="upr", choices=["upr", "monot5", "mmr", "indeppr", "jpr"]
     )
@@ -159,15 +156,12 @@ def add_rerank(verbs) -> None:
         help="passages a question that are read (default: as many as -k; of jpr and "
         "indeppr, as the model has indexes)",
     )
-    formats = ["trec-run", "dpr-results", "fid", "pyserini"]
+    _add_format(verb)
     verb.add_argument(
-        "--from",
-        dest="read_as",
-        choices=formats,
-        help="format of RUN_FILE (default: told by its first record)",
-    )
-    verb.add_argument(
-        "--to", dest="write_as", choices=formats, help="of OUT (default: RUN_FILE's)"
+        "--to",
+        dest="write_as",
+        choices=_RUN_FORMATS,
+        help="of OUT (default: RUN_FILE's)",
     )
     verb.add_argument(
         "--keep_order",
@@ -188,7 +182,7 @@ def add_rerank(verbs) -> None:
     group.add_argument(
         "--passages", help="a file of passages, an evidence store, or a run's MODEL_DIR"
     )
-    verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
+    verb.add_argument("--match", default="string", choices=common.MATCHES)
     verb.add_argument(
         "--relevant_words",
         nargs=2,
@@ -287,12 +281,7 @@ def add_read(verbs) -> None:
         "say answers to the questions of a run from its passages",
         "art-jax read upr.json answers.jsonl --model runs/fid_nq_base -k 100",
     )
-    verb.add_argument(
-        "run_file",
-        metavar="RUN_FILE",
-        help="a TREC run, DPR's results, or pyserini's JSON",
-    )
-    verb.add_argument("output", metavar="OUT", help="file to write")
+    _add_files(verb)
     verb.add_argument(
         "--model", required=True, help="the MODEL_DIR of a reader that was trained here"
     )
@@ -319,12 +308,7 @@ def add_read(verbs) -> None:
         help="DPR's results to write: the passages by how much the reader looks at "
         "them, for a retriever to learn from",
     )
-    verb.add_argument(
-        "--from",
-        dest="read_as",
-        choices=["trec-run", "dpr-results", "fid", "pyserini"],
-        help="format of RUN_FILE (default: told by its first record)",
-    )
+    _add_format(verb)
     verb.add_argument(
         "--batch_size", type=int, help="questions at once (default: about 8)"
     )
@@ -341,4 +325,22 @@ def add_read(verbs) -> None:
     group.add_argument("--queries", help="a file of questions")
     group.add_argument(
         "--passages", help="a file of passages, an evidence store, or a run's MODEL_DIR"
+    )
+
+
+def _add_files(verb) -> None:
+    verb.add_argument(
+        "run_file",
+        metavar="RUN_FILE",
+        help="a TREC run, DPR's results, or pyserini's JSON",
+    )
+    verb.add_argument("output", metavar="OUT", help="file to write")
+
+
+def _add_format(verb) -> None:
+    verb.add_argument(
+        "--from",
+        dest="read_as",
+        choices=_RUN_FORMATS,
+        help="format of RUN_FILE (default: told by its first record)",
     )

@@ -151,7 +151,7 @@ def add_mine(verbs) -> None:
         default=0.0,
         help="by which its score of a wrong one is lower, nats a token (0)",
     )
-    verb.add_argument("--match", default="string", choices=["string", "regex", "kilt"])
+    verb.add_argument("--match", default="string", choices=common.MATCHES)
     verb.add_argument(
         "--keep_given",
         action="store_true",

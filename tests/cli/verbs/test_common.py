@@ -3,6 +3,7 @@ import argparse
 import pytest
 
 from art_jax.cli.verbs import common
+from art_jax.evaluation import answers
 
 
 def test_a_verb_has_help_a_module_and_debug(capsys):
@@ -21,3 +22,7 @@ def test_a_verb_has_help_a_module_and_debug(capsys):
     assert out.endswith("Example:\n  art-jax sing song\n")
     with pytest.raises(SystemExit):
         parser.parse_args(["sing", "--deb"])
+
+
+def test_ways_to_match_are_those_that_there_are():
+    assert common.MATCHES == answers.MATCHES
